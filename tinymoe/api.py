@@ -1,0 +1,223 @@
+"""What Python users touch: `tinymoe.load(...)` and the `Model` it returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from tinymoe.cache import PagedCache
+from tinymoe.checkpoint import Checkpoint, read_end_ids
+from tinymoe.core import (
+    NUMERICS,
+    Array,
+    ModelConfig,
+    Numerics,
+    Sampling,
+    Tap,
+    TinymoeError,
+)
+from tinymoe.engine import Engine
+from tinymoe.families import load_params, read_config
+from tinymoe.model.ops import DEFINITION, Ops
+from tinymoe.model.params import Params
+from tinymoe.model.transformer import no_tap
+from tinymoe.oracle.trace import forward_alone, trace
+from tinymoe.tokenizer import TextStream, Tokenizer
+
+Prompt = str | Sequence[int]
+
+
+class Token(NamedTuple):
+    """One step of a generation."""
+
+    id: int
+    text: str  # what may be shown now; may be empty, or hold several tokens' letters
+    logprob: float | None
+    top_logprobs: tuple[tuple[int, float], ...]
+    finish: Literal["eos", "stop", "length"] | None  # set on the last token
+    time: float  # seconds, time.perf_counter() when the token was ready
+
+
+def shipped_model() -> Path:
+    """The folder of the model that comes with tinymoe."""
+    return Path(str(resources.files("tinymoe.weights")))
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    backend: Literal["numpy"] = "numpy",
+    numerics: str | Numerics | None = None,
+) -> Model:
+    """Open a model folder (None: the shipped model) and read its weights.
+
+    `numerics` is "fp32" (the default), "exact", "bf16", or a `Numerics` value.
+
+    >>> import tinymoe
+    >>> model = tinymoe.load()
+    >>> model.config.router.top_k
+    4
+    """
+    if backend != "numpy":
+        raise TinymoeError(f"backend must be 'numpy', got {backend!r}")
+    return Model(Checkpoint.open(path or shipped_model()), pick_numerics(numerics))
+
+
+def pick_numerics(numerics: str | Numerics | None) -> Numerics:
+    """A preset by name, or the value itself. None is fp32: the widest that is still fast."""
+    if isinstance(numerics, Numerics):
+        return numerics
+    name = numerics or "fp32"
+    if name not in NUMERICS:
+        raise TinymoeError(f"numerics must be one of {', '.join(NUMERICS)}; got {name!r}")
+    return NUMERICS[name]
+
+
+class Model:
+    """A checkpoint ready to run: call it for logits, `generate` text, `trace` every activation."""
+
+    def __init__(self, checkpoint: Checkpoint, numerics: Numerics, ops: Ops = DEFINITION) -> None:
+        self.checkpoint, self.numerics, self.ops = checkpoint, numerics, ops
+        self.config: ModelConfig = read_config(checkpoint.config)
+        self.params: Params = load_params(checkpoint, self.config, numerics)
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Opened when first needed: raw token ids need none."""
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.open(self.checkpoint.path)
+        return self._tokenizer
+
+    def __call__(self, ids: Sequence[int]) -> Array:
+        """Logits (T, V) of token ids (T,); row t predicts token t + 1.
+
+        >>> import tinymoe
+        >>> tinymoe.load()([5, 6, 7]).shape
+        (3, 4096)
+        """
+        return forward_alone(self.params, self.config, ids, self.numerics, ops=self.ops)
+
+    def trace(self, ids: Sequence[int], taps: Sequence[str] = ()) -> dict[str, Array]:
+        """Every activation of ids (T,): tap name to array, in execution order.
+
+        `taps`: shell patterns of the names to keep; none means all but the expert outputs.
+
+        >>> import tinymoe
+        >>> tinymoe.load().trace([5, 6, 7], ["layers.0.router.ids"])["layers.0.router.ids"].shape
+        (3, 4)
+        """
+        return trace(self.params, self.config, ids, self.numerics, ops=self.ops, patterns=taps)
+
+    def default_sampling(self, **settings: Any) -> Sampling:
+        """The checkpoint's own sampling (generation_config.json), with `settings` on top."""
+        known = {field.name for field in fields(Sampling)}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise TinymoeError(f"unknown sampling settings {unknown}; known: {sorted(known)}")
+        file = self.checkpoint.generation
+        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        chosen = {name: file[name] for name in names if file.get(name) is not None}
+        if file.get("do_sample") is False:
+            chosen["temperature"] = 0.0
+        return replace(Sampling(**chosen), **settings)
+
+    def engine(self, *, positions: int, tap: Tap = no_tap, max_batch_tokens: int = 512) -> Engine:
+        """An engine with cache for `positions` positions over all its requests."""
+        return Engine(
+            self.params,
+            self.config,
+            self.numerics,
+            PagedCache.for_model(self.config, self.numerics, positions),
+            end_ids=self.end_ids,
+            ops=self.ops,
+            tap=tap,
+            max_batch_tokens=max_batch_tokens,
+        )
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The checkpoint's end-of-sequence ids: its own, or else its tokenizer's."""
+        stated = read_end_ids(self.checkpoint.generation, self.checkpoint.config)
+        return stated or (self.tokenizer.eos_ids if self.has_tokenizer else ())
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the folder can turn text into ids and back."""
+        return (self.checkpoint.path / "tokenizer.json").is_file()
+
+    def generate(
+        self, prompt: Prompt, sampling: Sampling | None = None, **settings: Any
+    ) -> Iterator[Token]:
+        """Continue `prompt` (text, or token ids), token by token.
+
+        `sampling` replaces the checkpoint's defaults; `settings` are single fields of it.
+
+        >>> import tinymoe
+        >>> tokens = list(tinymoe.load().generate("Once upon a time", max_tokens=4, temperature=0))
+        >>> len(tokens)
+        4
+        """
+        chosen = replace(sampling, **settings) if sampling else self.default_sampling(**settings)
+        for _, token in self.generate_many([prompt], [chosen]):
+            yield token
+
+    def generate_many(
+        self,
+        prompts: Sequence[Prompt],
+        samplings: Sequence[Sampling],
+        *,
+        tap: Tap = no_tap,
+        max_batch_tokens: int = 512,
+    ) -> Iterator[tuple[int, Token]]:
+        """Continue several prompts together: (number of the prompt, its next token), as they come.
+
+        Each gives what it would give alone, bit for bit. Text prompts are encoded with the
+        checkpoint's rules; a stop string ends its own prompt only.
+        """
+        encoded = [self.encode(prompt) for prompt in prompts]
+        wishes = [
+            min(len(ids) + s.max_tokens, self.config.max_positions) + 16  # whole pages
+            for ids, s in zip(encoded, samplings, strict=True)
+        ]
+        engine = self.engine(positions=sum(wishes), tap=tap, max_batch_tokens=max_batch_tokens)
+        requests = [
+            engine.submit(ids, sampling, str(number))
+            for number, (ids, sampling) in enumerate(zip(encoded, samplings, strict=True))
+        ]
+        streams = [self._stream(s) for s in samplings]
+        while engine.busy:
+            for out in engine.step():
+                number, now = int(out.request_id), time.perf_counter()
+                text, finish = _push(streams[number], out.token_id, out.finish)
+                if finish == "stop" and out.finish is None:
+                    engine.cancel(requests[number])
+                yield number, Token(out.token_id, text, out.logprob, out.top_logprobs, finish, now)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Text to token ids by the checkpoint's rules; token ids as they are."""
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        return list(prompt)
+
+    def _stream(self, sampling: Sampling) -> TextStream | None:
+        """A stream that turns ids into text, unless the folder has no tokenizer to do it."""
+        if not self.has_tokenizer and not sampling.stop:
+            return None
+        return TextStream(self.tokenizer, sampling.stop)
+
+
+def _push(
+    stream: TextStream | None, token_id: int, finish: Literal["eos", "stop", "length"] | None
+) -> tuple[str, Literal["eos", "stop", "length"] | None]:
+    """New text to show, and why the generation ends, if it does."""
+    if stream is None:
+        return "", finish
+    text = stream.push(token_id)
+    if stream.stopped:
+        return text, "stop"
+    return (text + stream.finish() if finish else text), finish

@@ -1,0 +1,148 @@
+"""`python -m tinymoe info`: what a checkpoint is, from its headers alone."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tinymoe.cli import options, report
+
+if TYPE_CHECKING:
+    from tinymoe.checkpoint import Checkpoint
+    from tinymoe.core import ModelConfig
+
+
+def info(model: options.Model = None, as_json: options.Json = False) -> None:
+    """Say what a model is: shapes, router, formats, parameters, bytes. Reads no weights.
+
+    [bold]Examples[/bold]
+
+    python -m tinymoe info
+
+    python -m tinymoe info --model path/to/folder --json
+    """
+    with report.outcome(as_json):
+        from tinymoe.api import shipped_model
+        from tinymoe.checkpoint import Checkpoint
+        from tinymoe.families import read_config
+
+        checkpoint = Checkpoint.open(model or shipped_model())
+        facts = describe(checkpoint, read_config(checkpoint.config))
+        if as_json:
+            report.print_json(facts)
+        else:
+            print(_page(facts))
+
+
+def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
+    """All of it, as plain values."""
+    from tinymoe.measure.footprint import footprint
+    from tinymoe.measure.shapes import kv_values
+
+    sizes, positions = footprint(checkpoint, config), kv_values(config)
+    shape = asdict(config)
+    router, layers = shape.pop("router"), shape.pop("layers")
+    return {
+        "path": str(checkpoint.path),
+        "family": shape.pop("family"),
+        "layers": {
+            "total": len(layers),
+            "moe": layers.count("moe"),
+            "dense": layers.count("dense"),
+        },
+        "shape": shape,
+        "router": router,
+        "parameters": {"total": sizes.total, "active": sizes.active},
+        "formats": {name: kind._asdict() for name, kind in sizes.formats.items()},
+        "bytes": {
+            "files": sum(file.path.stat().st_size for file in checkpoint.files),
+            "tensors": sizes.nbytes,
+            "read_per_token": sizes.read_per_token,
+            "kv_per_position": {"fp32": 4 * positions, "bf16": 2 * positions},
+        },
+        "tokenizer": _tokenizer_size(checkpoint),
+        "end_ids": list(checkpoint.end_ids),
+        "sampling": _sampling(checkpoint),
+    }
+
+
+def _tokenizer_size(checkpoint: Checkpoint) -> int | None:
+    if not checkpoint.has_tokenizer:
+        return None
+    from tinymoe.tokenizer import Tokenizer
+
+    return Tokenizer.open(checkpoint.path).vocab_size
+
+
+def _sampling(checkpoint: Checkpoint) -> dict[str, Any]:
+    """generation_config.json without what is no sampling."""
+    other = ("_id", "_version", "_from_model_config")
+    return {k: v for k, v in checkpoint.generation.items() if not k.endswith(other)}
+
+
+def _page(facts: dict[str, Any]) -> str:
+    """The facts for a reader."""
+    style = report.Style(sys.stdout)
+    parameters, sizes, layers = facts["parameters"], facts["bytes"], facts["layers"]
+    share = parameters["active"] / max(parameters["total"], 1)
+    kv = sizes["kv_per_position"]
+    size = facts["tokenizer"]
+    blocks = {
+        f"{facts['path']}": [
+            ["family", facts["family"]],
+            ["layers", f"{layers['total']} ({layers['moe']} with experts, {layers['dense']} dense)"],
+            ["parameters", f"{_count(parameters['total'])} in all"],
+            ["", f"{_count(parameters['active'])} active for a token ({share:.0%}): "
+                 "of the experts only those chosen"],
+            ["files", _bytes(sizes["files"])],
+            ["read per token", f"{_bytes(sizes['read_per_token'])} of weights as stored, for one "
+                               "sequence alone"],
+            ["key/value cache", f"{_bytes(kv['fp32'])} a position in float32, "
+                                f"{_bytes(kv['bf16'])} in bfloat16"],
+            ["tokenizer", "none (token ids only)" if size is None else f"{size:,} tokens"],
+            ["end ids", ", ".join(map(str, facts["end_ids"])) or "none"],
+            ["sampling", _pairs(facts["sampling"]) or "none given"],
+        ],
+        "shape": _rows(facts["shape"]),
+        "router: score, select, gather, renorm, scale": _rows(facts["router"]),
+        "tensors as stored": [
+            [name, f"{kind['tensors']:,} tensors", f"{_count(kind['parameters'])} values",
+             _bytes(kind["nbytes"])]
+            for name, kind in facts["formats"].items()
+        ],
+    }  # fmt: skip
+    return "\n\n".join(f"{style.bold(t)}\n{report.table(rows)}" for t, rows in blocks.items())
+
+
+def _rows(fields: dict[str, Any]) -> list[list[str]]:
+    return [
+        [name, _pairs(value) if isinstance(value, dict) else _value(value)]
+        for name, value in fields.items()
+    ]
+
+
+def _pairs(fields: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {_value(value)}" for name, value in fields.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _count(number: int) -> str:
+    """1,234,567 (1.2 M)."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number:,} ({number / size:.3g} {letter})"
+    return str(number)
+
+
+def _bytes(number: int) -> str:
+    """12.3 MiB."""
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number} bytes"

@@ -1,0 +1,122 @@
+"""Options that commands share, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PROMPT, MODEL, SAMPLING, OUTPUT = "Prompt", "Model", "Sampling", "Output"
+MODELS_OWN = "the model's own"
+
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="DIR",
+        help="Folder with config.json, model.safetensors and tokenizer.json.",
+        show_default="the shipped model",
+        rich_help_panel=MODEL,
+    ),
+]
+Numerics = Annotated[
+    str,
+    typer.Option(
+        metavar="exact|fp32|bf16",
+        help="Arithmetic: float64 throughout; float32; or bfloat16 between ops, as engines do.",
+        rich_help_panel=MODEL,
+    ),
+]
+Backend = Annotated[
+    str,
+    typer.Option(metavar="numpy", help="What computes the ops.", rich_help_panel=MODEL),
+]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[PROMPT]...",
+        help="Text to continue. Several prompts are decoded together.",
+        show_default=False,
+    ),
+]
+Files = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--file",
+        "-f",
+        metavar="FILE",
+        help="A prompt from a UTF-8 file, without its last line break; - is standard input. "
+        "Repeat for more.",
+        show_default=False,
+        rich_help_panel=PROMPT,
+    ),
+]
+Ids = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="5,6,7",
+        help="A prompt as token ids, or @FILE that holds them. Repeat for more.",
+        show_default=False,
+        rich_help_panel=PROMPT,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT),
+]
+
+
+def _number(help_text: str, default: str = MODELS_OWN) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        help=help_text, show_default=default, rich_help_panel=SAMPLING
+    )
+    return option
+
+
+MaxTokens = Annotated[
+    int, typer.Option(help="Tokens to generate at most.", rich_help_panel=SAMPLING)
+]
+Temperature = Annotated[
+    float | None, _number("0 always takes the likeliest token; higher is more adventurous.")
+]
+TopK = Annotated[int | None, _number("Choose among the K likeliest tokens. 0: off.")]
+TopP = Annotated[
+    float | None, _number("Choose among the likeliest tokens that together have P. 1: off.")
+]
+MinP = Annotated[
+    float | None, _number("Drop tokens less likely than P times the likeliest. 0: off.")
+]
+RepetitionPenalty = Annotated[
+    float | None, _number("Above 1: seen tokens, the prompt's too, become less likely. 1: off.")
+]
+PresencePenalty = Annotated[
+    float, _number("Taken from the logits of tokens already generated.", "0")
+]
+FrequencyPenalty = Annotated[float, _number("Taken as often as the token was generated.", "0")]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT",
+        help="End where this text would come; it is not shown. Repeat for more.",
+        show_default=False,
+        rich_help_panel=SAMPLING,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        help="The same seed gives the same text. --stats and --json say which one it was.",
+        show_default="a new one each time",
+        rich_help_panel=SAMPLING,
+    ),
+]
+IgnoreEos = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-eos",
+        help="Go on after the token that ends a text.",
+        rich_help_panel=SAMPLING,
+    ),
+]

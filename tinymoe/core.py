@@ -1,0 +1,248 @@
+"""The nouns of tinymoe, on one page: what a model is, how it routes, how it rounds, what is asked.
+
+One alphabet, everywhere: T tokens, H hidden, E experts, K chosen per token, I expert
+intermediate, G groups, V vocabulary, Nq/Nk query/key heads, D head size, L layers, P page.
+
+Nothing here computes. No field that a checkpoint defines has a default: a family file fills
+every one, so a value that nobody read from the checkpoint cannot slip in (ik_llama.cpp#1174 ran
+a model with softmax for sigmoid because an entry was missing and a default stood in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Storage: TypeAlias = Literal["float64", "float32", "bfloat16"]
+
+
+class TinymoeError(Exception):
+    """A wrong call or a wrong input. The message says what was expected, what came, what to do."""
+
+
+# ------------------------------------------------------------------------------- the model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterCard:
+    """How one family picks experts: five steps, score -> select -> gather -> renorm -> scale.
+
+    A family file fills every field. `model/router.py` reads nothing else.
+    """
+
+    experts: int  # E
+    top_k: int  # K
+    score: Literal["softmax", "sigmoid", "identity"]  # logits -> scores, over all E
+    selection_bias: bool  # a learned bias added to the score for choosing, never for weighing
+    groups: int  # G equal, consecutive groups of experts; 1 means none
+    groups_kept: int  # groups that may be chosen from; equal to `groups` when there is no limit
+    group_score: Literal["max", "top2_sum", "none"]  # how a group's members rate the group
+    dropped_group: Literal["-inf", "zero", "none"]  # what masks the experts of a dropped group
+    weight_from: Literal["score", "softmax_of_chosen", "sigmoid_of_chosen"]
+    renormalise: bool  # divide the K weights by their sum
+    renorm_epsilon: float  # added to that sum (1e-20 in DeepSeek-V3; 0 elsewhere)
+    renorm_floor: float  # that sum is at least this (1e-12 in Ernie; 0 elsewhere)
+    scale: float  # routed scaling factor, applied to the weights, once
+    weight_on: Literal["output", "input"]  # of the expert (input: Llama-4)
+    logits_dtype: Literal["model", "float32"]  # type in which the logits are kept
+    bias_dtype: Literal["model", "float32"]  # vllm#38989: a bias in the wrong type, GSM8K 0.02
+    tie_rule: Literal["lowest_index"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeCard:
+    """Rotary position embedding: which dimensions turn, how fast, and how they are paired."""
+
+    theta: float  # base of the geometric series of wavelengths
+    rotary_dim: int  # leading dimensions of a head that turn; frequencies are over this number
+    pairing: Literal["half", "interleaved"]  # j with j + d/2, or 2j with 2j + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The shape and the arithmetic of one checkpoint, as its family file read them."""
+
+    family: str  # model_type of config.json
+    vocab_size: int  # V
+    hidden_size: int  # H
+    layers: tuple[Literal["moe", "dense"], ...]  # kind of the feed-forward part, one per layer
+    heads: int  # Nq
+    kv_heads: int  # Nk; each serves Nq // Nk consecutive query heads
+    head_dim: int  # D; need not be H / Nq
+    qk_norm: bool  # RMSNorm over D on each query and key head, before rope
+    attention_scale: float  # multiplies q . k
+    rope: RopeCard
+    rms_norm_eps: float
+    norm_rounds_before_weight: bool  # bf16 only: Llama, Qwen round x/rms before multiplying by w
+    dense_intermediate: int  # width of a dense layer; unused when there is none
+    moe_intermediate: int  # I
+    router: RouterCard
+    tied_head: bool  # the head is the embedding matrix
+    max_positions: int  # positions the model was made for
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return len(self.layers)
+
+
+class Routing(NamedTuple):
+    """Where the router sends T tokens. Rows of ids and weights: by weight descending, then id."""
+
+    logits: Array  # (T, E)
+    scores: Array  # (T, E) after the score step, before any bias
+    ids: Array  # (T, K) int64, distinct in a row
+    weights: Array  # (T, K) every factor included
+    margin: Array  # (T,) selection score of the last chosen minus that of the best left out
+
+
+class Permutation(NamedTuple):
+    """The T*K (token, choice) slots, sorted by expert; inside an expert by token, then choice."""
+
+    order: Array  # (T*K,) slot t*K + k of each row, in expert order
+    offsets: Array  # (E + 1,) rows offsets[e]:offsets[e + 1] belong to expert e
+
+
+# ------------------------------------------------------------------------------- the numbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numerics:
+    """In which type each thing is kept and each sum is taken.
+
+    The order of sums is written where the sum is: see the docstrings in `tinymoe/model`.
+    """
+
+    name: str
+    storage: Storage  # every tensor that passes from one op to the next
+    accumulate: Literal["float64", "float32"]  # every product and sum inside an op
+    router_logits: Storage | Literal["card"]  # "card": as RouterCard.logits_dtype says
+    weights: Literal["checkpoint"]  # weights as stored, widened exactly to `accumulate`
+    activations: Literal["storage"]  # activations enter a GEMM as they are stored
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy type that holds all values (bf16 values are kept in float32 arrays)."""
+        return np.dtype(self.accumulate)
+
+
+def _preset(
+    name: str,
+    storage: Storage,
+    accumulate: Literal["float64", "float32"],
+    router_logits: Storage | Literal["card"],
+) -> Numerics:
+    return Numerics(
+        name=name,
+        storage=storage,
+        accumulate=accumulate,
+        router_logits=router_logits,
+        weights="checkpoint",
+        activations="storage",
+    )
+
+
+NUMERICS: Mapping[str, Numerics] = {
+    "exact": _preset("exact", "float64", "float64", "float64"),
+    "fp32": _preset("fp32", "float32", "float32", "float32"),
+    "bf16": _preset("bf16", "bfloat16", "float32", "card"),  # what engines do
+}
+
+
+# ------------------------------------------------------------------------------- the work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """What a request asks of the sampler. Meanings, formulas and order: `tinymoe/sampler.py`."""
+
+    max_tokens: int = 128
+    temperature: float = 1.0  # below 1e-5 is greedy
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    min_p: float = 0.0  # 0: off
+    repetition_penalty: float = 1.0  # 1: off; over prompt and output
+    presence_penalty: float = 0.0  # 0: off; over the output
+    frequency_penalty: float = 0.0  # 0: off; over the output
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # token id -> added logit
+    stop: tuple[str, ...] = ()  # text that ends the output; not part of it
+    stop_ids: tuple[int, ...] = ()  # token ids that end the output
+    min_tokens: int = 0  # no end of sequence and no stop id before so many
+    ignore_eos: bool = False  # the checkpoint's end-of-sequence ids do not end the output
+    seed: int = 0  # the draw of token n depends on (seed, n) alone, never on the batch
+    logprobs: int | None = None  # None: none; n: of the chosen token and of the n best
+    logprobs_of: Literal["raw", "processed"] = "raw"  # before or after penalties and masks
+    order: Literal["vllm", "transformers"] = "vllm"  # when min_p comes: before or after top_p
+
+
+class TokenOut(NamedTuple):
+    """One generated token."""
+
+    request_id: str
+    token_id: int
+    logprob: float | None  # natural log; None when not asked for
+    top_logprobs: tuple[tuple[int, float], ...]  # (id, logprob), best first; empty if not asked
+    finish: Literal["eos", "stop", "length"] | None  # why this token is the last one
+
+
+@dataclass(slots=True)
+class Request:
+    """One prompt on its way. The scheduler alone changes it, after the caller has made it."""
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    output_ids: list[int] = field(default_factory=list)  # appended by Engine.step
+    cached: int = 0  # positions whose keys and values are in the cache; set by the scheduler
+    pages: list[int] = field(default_factory=list)  # block table; set by the scheduler
+    finish: Literal["eos", "stop", "length"] | None = None  # set by Engine.step or the caller
+
+    @property
+    def length(self) -> int:
+        """Prompt and output so far, in tokens."""
+        return len(self.prompt_ids) + len(self.output_ids)
+
+
+class Run(NamedTuple):
+    """A stretch of consecutive positions of one sequence inside a batch."""
+
+    rows: slice  # of the batch
+    start: int  # position of its first token
+    pages: Array  # (pages,) block table: page p holds positions p*P .. p*P + P - 1
+
+    @property
+    def stop(self) -> int:
+        """Position after its last token: the number of keys its last token sees."""
+        return self.start + self.rows.stop - self.rows.start
+
+
+class Batch(NamedTuple):
+    """One flat run of T tokens, of any mix of sequences, prompts and decodes."""
+
+    ids: Array  # (T,) int64
+    positions: Array  # (T,) int64
+    runs: tuple[Run, ...]  # cover the rows in order
+    logit_rows: Array  # (R,) rows whose logits are wanted
+
+
+class PagedKeysValues(Protocol):
+    """What the model needs of a cache: the pages of one layer, to read and to write."""
+
+    @property
+    def page_size(self) -> int:
+        """P, in positions."""
+        ...
+
+    def layer(self, index: int) -> tuple[Array, Array]:
+        """Key pages (pages, P, Nk, D) and value pages (pages, P, Nk, D), writable."""
+        ...
+
+
+# Looks on as the model runs: called with each activation's name and value. The value must not
+# be changed, and must be copied to be kept.
+Tap: TypeAlias = Callable[[str, Array], None]

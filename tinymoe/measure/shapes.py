@@ -1,0 +1,134 @@
+"""The shapes of the random models that can be measured, and what a shape costs: counts, bytes.
+
+"small" and "medium" are the two random models that the speed table compares engines on;
+"shipped" is the shape of the model in `weights/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tinymoe.core import ModelConfig, RopeCard, RouterCard, TinymoeError
+
+
+def shape(
+    *,
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    experts: int,
+    top_k: int,
+    moe_intermediate: int,
+    vocab: int,
+    tied: bool,
+    positions: int,
+    head_dim: int = 64,
+) -> ModelConfig:
+    """A Qwen3-MoE of the given sizes, a mixture in every layer."""
+    return ModelConfig(
+        family="qwen3_moe",
+        vocab_size=vocab,
+        hidden_size=hidden,
+        layers=("moe",) * layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        qk_norm=True,
+        attention_scale=head_dim**-0.5,
+        rope=RopeCard(theta=10_000.0, rotary_dim=head_dim, pairing="half"),
+        rms_norm_eps=1e-6,
+        norm_rounds_before_weight=True,
+        dense_intermediate=0,
+        moe_intermediate=moe_intermediate,
+        router=_router(experts, top_k),
+        tied_head=tied,
+        max_positions=positions,
+    )
+
+
+def _router(experts: int, top_k: int) -> RouterCard:
+    """Qwen3-MoE's: softmax over all, the K largest, divided by their sum."""
+    return RouterCard(
+        experts=experts,
+        top_k=top_k,
+        score="softmax",
+        selection_bias=False,
+        groups=1,
+        groups_kept=1,
+        group_score="none",
+        dropped_group="none",
+        weight_from="score",
+        renormalise=True,
+        renorm_epsilon=0.0,
+        renorm_floor=0.0,
+        scale=1.0,
+        weight_on="output",
+        logits_dtype="model",
+        bias_dtype="model",
+        tie_rule="lowest_index",
+    )
+
+
+SHAPES: Mapping[str, ModelConfig] = {
+    "shipped": shape(  # 15.2 M parameters, 5.8 M active
+        hidden=256, layers=8, heads=4, kv_heads=2, experts=16, top_k=4,
+        moe_intermediate=128, vocab=4096, tied=True, positions=1024,
+    ),
+    "small": shape(  # 22.6 M, 6.1 M active
+        hidden=256, layers=8, heads=4, kv_heads=2, experts=16, top_k=2,
+        moe_intermediate=192, vocab=4096, tied=False, positions=4096,
+    ),
+    "medium": shape(  # 0.91 G, 0.21 G active
+        hidden=1024, layers=16, heads=16, kv_heads=4, experts=32, top_k=4,
+        moe_intermediate=512, vocab=32_768, tied=False, positions=4096,
+    ),
+}  # fmt: skip
+
+
+def pick_shape(name: str) -> ModelConfig:
+    """The shape of that name."""
+    if name not in SHAPES:
+        raise TinymoeError(f"--shape must be one of {', '.join(SHAPES)}; got {name!r}")
+    return SHAPES[name]
+
+
+def parameters(config: ModelConfig) -> tuple[int, int]:
+    """(total, active) parameters. Active: those that one token meets, the embedding matrix whole.
+
+    A layer's router is active whole; of its E experts, K are.
+    """
+    H, V = config.hidden_size, config.vocab_size
+    shared = H + V * H * (1 if config.tied_head else 2)
+    per_expert = 3 * H * config.moe_intermediate
+    total = active = shared
+    for kind in config.layers:
+        layer = attention_parameters(config) + H  # the second norm
+        if kind == "dense":
+            ffn = (3 * H * config.dense_intermediate,) * 2
+        else:
+            router = router_parameters(config)
+            ffn = (
+                router + config.router.experts * per_expert,
+                router + config.router.top_k * per_expert,
+            )
+        total, active = total + layer + ffn[0], active + layer + ffn[1]
+    return total, active
+
+
+def attention_parameters(config: ModelConfig) -> int:
+    """Of one layer, its norms included."""
+    H, D = config.hidden_size, config.head_dim
+    norms = H + (2 * D if config.qk_norm else 0)
+    return norms + 2 * H * D * (config.heads + config.kv_heads)
+
+
+def router_parameters(config: ModelConfig) -> int:
+    """Of one layer: the matrix, and the selection bias if there is one."""
+    card = config.router
+    return card.experts * (config.hidden_size + card.selection_bias)
+
+
+def kv_values(config: ModelConfig) -> int:
+    """Numbers that the key/value cache keeps for one position, all layers together."""
+    return 2 * config.num_layers * config.kv_heads * config.head_dim

@@ -1,0 +1,33 @@
+"""RMSNorm: scale a vector to root mean square 1, then each dimension by a learned weight.
+
+Zhang and Sennrich 2019 (arXiv:1910.07467).
+"""
+
+from __future__ import annotations
+
+from tinymoe.core import Array, Numerics
+from tinymoe.model.precision import array_module, store
+
+
+def rmsnorm(
+    x: Array, weight: Array, eps: float, numerics: Numerics, *, rounds_before_weight: bool
+) -> Array:
+    """x (..., N) and weight (N,) to (..., N): `weight * x / sqrt(mean(x^2) + eps)`.
+
+    The sum over N in `numerics.accumulate`, in the order of the BLAS dot product of the vector
+    with itself. Storage rounding: of the result; and, where the family's own code does so (Llama,
+    Qwen: `rounds_before_weight`), also of x / rms before the product with the weight.
+    """
+    squares = (x[..., None, :] @ x[..., :, None])[..., 0]  # (..., 1)
+    mean_square = squares / x.dtype.type(x.shape[-1])
+    normed = x / array_module(x).sqrt(mean_square + x.dtype.type(eps))
+    if rounds_before_weight:
+        normed = store(normed, numerics.storage)
+    return store(normed * weight, numerics.storage)
+
+
+def rmsnorm_naive(x: Array, weight: Array, eps: float) -> list[float]:
+    """The twin: one vector x (N,), plain Python floats, left to right."""
+    mean_square = sum(float(value) ** 2 for value in x) / len(x)
+    root = (mean_square + eps) ** 0.5
+    return [float(w) * float(value) / root for value, w in zip(x, weight, strict=True)]

@@ -1,0 +1,62 @@
+"""The weights of a model, by role. A family file says which tensor of a checkpoint fills which.
+
+Every array has the numerics' `accumulate` type and holds the checkpoint's values exactly.
+Matrices are (out, in), as in the checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinymoe.core import Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionParams:
+    """One layer's attention."""
+
+    norm: Array  # (H,)
+    q: Array  # (Nq*D, H)
+    k: Array  # (Nk*D, H)
+    v: Array  # (Nk*D, H)
+    out: Array  # (H, Nq*D)
+    q_norm: Array | None  # (D,), with ModelConfig.qk_norm
+    k_norm: Array | None  # (D,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeParams:
+    """One layer's router and experts."""
+
+    norm: Array  # (H,)
+    router: Array  # (E, H)
+    selection_bias: Array | None  # (E,), with RouterCard.selection_bias
+    gate_up: Array  # (E, 2I, H): gate rows, then up rows
+    down: Array  # (E, H, I)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseParams:
+    """One dense layer's feed-forward part."""
+
+    norm: Array  # (H,)
+    gate_up: Array  # (2W, H): gate rows, then up rows; W = ModelConfig.dense_intermediate
+    down: Array  # (H, W)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerParams:
+    """One transformer layer."""
+
+    attention: AttentionParams
+    ffn: MoeParams | DenseParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """A whole model. With a tied head, `head` is `embed`: the same array, held once."""
+
+    embed: Array  # (V, H)
+    layers: tuple[LayerParams, ...]
+    final_norm: Array  # (H,)
+    head: Array  # (V, H)

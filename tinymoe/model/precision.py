@@ -1,0 +1,53 @@
+"""Where rounding happens: `store` between ops, `linear` inside one.
+
+Batch invariance starts here. A token's numbers must not depend on its company: a matrix-matrix
+product picks its order of sums by the number of rows (measured: an OpenBLAS product of 2 rows
+differs in its last bits from two products of 1 row), so every product here is one matrix-vector
+product per token, always of the same shape.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+
+from tinymoe.core import Array, Numerics, Storage
+from tinymoe.formats.bf16 import round_to_bf16
+
+
+def array_module(array: Array) -> ModuleType:
+    """The module that made `array`: cupy for a CuPy array, else numpy."""
+    if isinstance(array, np.ndarray):
+        return np
+    import cupy  # only when the caller already holds a CuPy array
+
+    module: ModuleType = cupy
+    return module
+
+
+def store(values: Array, storage: Storage) -> Array:
+    """Round `values` to what is kept between two ops; the array's dtype does not change.
+
+    Any shape. "bfloat16": to nearest, ties to even, held in float32. "float32" and "float64":
+    unchanged, as the arrays already have that type.
+    """
+    if storage == "bfloat16":
+        return round_to_bf16(values)
+    return values
+
+
+def linear(x: Array, weight: Array, numerics: Numerics) -> Array:
+    """`x` (T, in) times `weight` (out, in) transposed: (T, out).
+
+    Products and sums in `numerics.accumulate`, one dot product per output in the order of the
+    BLAS matrix-vector product, which depends on (out, in) alone; then one rounding to storage.
+    """
+    return store(linear_unrounded(x, weight), numerics.storage)
+
+
+def linear_unrounded(x: Array, weight: Array) -> Array:
+    """`linear` without the last rounding. x (T, in), weight (out, in) -> (T, out)."""
+    # (T, 1, in) @ (in, out): NumPy calls one matrix-vector product for each of the T tokens
+    product: Array = (x[:, None, :] @ weight.T)[:, 0]  # (T, out)
+    return product

@@ -1,0 +1,65 @@
+"""Rotary position embedding: turn pairs of dimensions by an angle that grows with the position.
+
+A query at position m and a key at position n, both turned, have a dot product that depends on
+m - n alone. Su et al. 2021 (arXiv:2104.09864).
+"""
+
+from __future__ import annotations
+
+import math
+
+from tinymoe.core import Array, Numerics, RopeCard
+from tinymoe.model.precision import array_module, store
+
+
+def inverse_frequencies(card: RopeCard) -> list[float]:
+    """The d/2 angles per position, in radians: theta^(-2j/d), j < d/2, in float64."""
+    d = card.rotary_dim
+    return [card.theta ** (-2.0 * j / d) for j in range(d // 2)]
+
+
+def rope_tables(positions: Array, card: RopeCard, numerics: Numerics) -> tuple[Array, Array]:
+    """Cosines and sines, each (T, 1, d/2), for positions (T,).
+
+    Angles and their cosines in float64, then one rounding to `numerics.accumulate`: an angle of
+    1,000 radians in float32 is already wrong by 3e-5.
+    """
+    xp = array_module(positions)
+    frequencies = xp.asarray(inverse_frequencies(card), dtype=xp.float64)  # (d/2,)
+    angles = positions[:, None, None].astype(xp.float64) * frequencies  # (T, 1, d/2)
+    return xp.cos(angles).astype(numerics.dtype), xp.sin(angles).astype(numerics.dtype)
+
+
+def rope(x: Array, tables: tuple[Array, Array], card: RopeCard, numerics: Numerics) -> Array:
+    """Turn the first `card.rotary_dim` dimensions of every head. x (T, N, D) -> (T, N, D).
+
+    `(a, b) -> (a cos - b sin, b cos + a sin)` for each pair, in `numerics.accumulate`, one
+    rounding to storage. Pairs are j with j + d/2 ("half") or 2j with 2j + 1 ("interleaved");
+    taking one for the other gives fluent nonsense.
+    """
+    xp = array_module(x)
+    cosine, sine = tables  # (T, 1, d/2)
+    d = card.rotary_dim
+    if card.pairing == "half":
+        first, second = slice(0, d // 2), slice(d // 2, d)
+    else:
+        first, second = slice(0, d, 2), slice(1, d, 2)
+    a, b = x[..., first], x[..., second]  # (T, N, d/2)
+    turned = xp.empty_like(x)
+    turned[..., first] = a * cosine - b * sine
+    turned[..., second] = b * cosine + a * sine
+    turned[..., d:] = x[..., d:]  # dimensions past rotary_dim do not turn
+    return store(turned, numerics.storage)
+
+
+def rope_naive(x: Array, position: int, card: RopeCard) -> list[float]:
+    """The twin: one head x (D,) as complex numbers times e^(i * angle), in Python floats."""
+    out = [float(value) for value in x]
+    half = card.rotary_dim // 2
+    for j, frequency in enumerate(inverse_frequencies(card)):
+        first, second = (j, j + half) if card.pairing == "half" else (2 * j, 2 * j + 1)
+        angle = position * frequency
+        turn = complex(math.cos(angle), math.sin(angle))
+        product = complex(out[first], out[second]) * turn
+        out[first], out[second] = product.real, product.imag
+    return out

@@ -1,0 +1,165 @@
+"""The whole model: `forward` walks the layers. The same function generates, traces and checks.
+
+A layer is `h = x + attention(norm(x))`, then `y = h + moe(norm(h))`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tinymoe.core import Array, Batch, ModelConfig, Numerics, PagedKeysValues, Tap
+from tinymoe.model.attention import slots_of, write_pages
+from tinymoe.model.experts import ffn, unpermute
+from tinymoe.model.ops import DEFINITION, Ops
+from tinymoe.model.params import AttentionParams, DenseParams, MoeParams, Params
+from tinymoe.model.precision import array_module, linear_unrounded, store
+from tinymoe.model.rope import rope_tables
+
+
+class Pass(NamedTuple):
+    """What stays the same from the first layer of one forward pass to the last."""
+
+    config: ModelConfig
+    batch: Batch
+    turns: tuple[Array, Array]  # cosines and sines of the batch's positions, (T, 1, d/2) each
+    numerics: Numerics
+    ops: Ops
+    tap: Tap
+
+
+def no_tap(name: str, value: Array) -> None:
+    """Looks away."""
+
+
+def forward(
+    params: Params,
+    config: ModelConfig,
+    batch: Batch,
+    cache: PagedKeysValues,
+    numerics: Numerics,
+    ops: Ops = DEFINITION,
+    tap: Tap = no_tap,
+) -> Array:
+    """Run T tokens through all layers; logits (R, V) of `batch.logit_rows`.
+
+    Reads and writes the pages named by the batch's runs, nothing else in the cache. Logits are
+    in `numerics.accumulate`, not rounded to storage. A token's values depend on its own sequence
+    alone: not on the batch, its order, or how a prompt was cut.
+    `tap` sees every activation, named as in the trace schema (`tinymoe-trace/1`).
+    """
+    turns = rope_tables(batch.positions, config.rope, numerics)
+    this = Pass(config, batch, turns, numerics, ops, tap)
+    tap("tokens", batch.ids)
+    x = store(params.embed[batch.ids], numerics.storage)  # (T, H)
+    tap("embed", x)
+    for index, layer in enumerate(params.layers):
+        name = f"layers.{index}"
+        mixed = attention_block(x, layer.attention, cache.layer(index), this, f"{name}.attn")
+        x = store(x + mixed, numerics.storage)  # (T, H)
+        tap(f"{name}.mid", x)
+        fed = (
+            moe_block(x, layer.ffn, this, name)
+            if isinstance(layer.ffn, MoeParams)
+            else dense_block(x, layer.ffn, this, f"{name}.mlp")
+        )
+        x = store(x + fed, numerics.storage)  # (T, H)
+        tap(f"{name}.out", x)
+    x = norm(x, params.final_norm, this)
+    tap("final_norm", x)
+    logits = linear_unrounded(x[batch.logit_rows], params.head)  # (R, V)
+    tap("logits", logits)
+    return logits
+
+
+def norm(x: Array, weight: Array, this: Pass) -> Array:
+    """RMSNorm as this model's family does it."""
+    config = this.config
+    return this.ops.rmsnorm(
+        x,
+        weight,
+        config.rms_norm_eps,
+        this.numerics,
+        rounds_before_weight=config.norm_rounds_before_weight,
+    )
+
+
+def attention_block(
+    x: Array, params: AttentionParams, pages: tuple[Array, Array], this: Pass, name: str
+) -> Array:
+    """Norm, project, turn, remember, look back, project: x (T, H) -> (T, H)."""
+    config, ops, numerics, tap = this.config, this.ops, this.numerics, this.tap
+    tokens = len(x)
+    normed = norm(x, params.norm, this)  # (T, H)
+    tap(f"{name}.norm", normed)
+    q = ops.linear(normed, params.q, numerics).reshape(tokens, config.heads, -1)  # (T, Nq, D)
+    k = ops.linear(normed, params.k, numerics).reshape(tokens, config.kv_heads, -1)  # (T, Nk, D)
+    v = ops.linear(normed, params.v, numerics).reshape(tokens, config.kv_heads, -1)
+    if params.q_norm is not None and params.k_norm is not None:  # per head, before rope
+        q, k = norm(q, params.q_norm, this), norm(k, params.k_norm, this)
+    q = ops.rope(q, this.turns, config.rope, numerics)
+    k = ops.rope(k, this.turns, config.rope, numerics)
+    for letter, value in (("q", q), ("k", k), ("v", v)):
+        tap(f"{name}.{letter}", value)
+    remember(k, v, pages, this.batch)
+    mix = look_back(q, pages, this).reshape(tokens, -1)  # (T, Nq*D)
+    tap(f"{name}.mix", mix)
+    out = ops.linear(mix, params.out, numerics)  # (T, H)
+    tap(f"{name}.out", out)
+    return out
+
+
+def remember(k: Array, v: Array, pages: tuple[Array, Array], batch: Batch) -> None:
+    """Write the batch's keys and values (T, Nk, D) into their sequences' pages."""
+    key_pages, value_pages = pages
+    for run in batch.runs:
+        slots = slots_of(batch.positions[run.rows], run.pages, key_pages.shape[1])
+        write_pages(key_pages, slots, k[run.rows])
+        write_pages(value_pages, slots, v[run.rows])
+
+
+def look_back(q: Array, pages: tuple[Array, Array], this: Pass) -> Array:
+    """Attention of every run: stretches of one token as decodes, longer ones as prefills."""
+    ops, numerics, scale = this.ops, this.numerics, this.config.attention_scale
+    out = array_module(q).empty_like(q)  # (T, Nq, D)
+    single = [run for run in this.batch.runs if run.stop - run.start == 1]
+    if single:
+        rows = [run.rows.start for run in single]
+        tables, lengths = [run.pages for run in single], [run.stop for run in single]
+        out[rows] = ops.attention_decode(q[rows], *pages, tables, lengths, scale, numerics)
+    for run in this.batch.runs:
+        if run.stop - run.start > 1:
+            out[run.rows] = ops.attention_prefill(
+                q[run.rows], *pages, run.pages, run.start, scale, numerics
+            )
+    return out
+
+
+def moe_block(x: Array, params: MoeParams, this: Pass, name: str) -> Array:
+    """Norm, route, permute, experts, combine: x (T, H) -> (T, H)."""
+    card, ops, numerics, tap = this.config.router, this.ops, this.numerics, this.tap
+    normed = norm(x, params.norm, this)  # (T, H)
+    tap(f"{name}.moe.norm", normed)
+    routing = ops.route(normed, params.router, params.selection_bias, card, numerics)
+    for field, value in zip(routing._fields, routing, strict=True):
+        tap(f"{name}.router.{field}", value)
+    order, offsets = ops.permute(routing.ids, card.experts)  # (T*K,), (E + 1,)
+    rows, weights = normed[order // card.top_k], routing.weights  # (T*K, H), (T, K)
+    if card.weight_on == "input":
+        rows = store(rows * weights.reshape(-1)[order, None], numerics.storage)
+        weights = array_module(weights).ones_like(weights)
+    rows = ops.expert_ffn(rows, params.gate_up, params.down, offsets, numerics)  # (T*K, H)
+    expert_out = unpermute(rows, order, card.top_k)  # (T, K, H)
+    tap(f"{name}.moe.expert_out", expert_out)
+    routed = ops.combine(expert_out, weights, numerics)  # (T, H)
+    tap(f"{name}.moe.routed", routed)
+    tap(f"{name}.moe.out", routed)  # routed and shared experts together; here there are none
+    return routed
+
+
+def dense_block(x: Array, params: DenseParams, this: Pass, name: str) -> Array:
+    """A layer without experts: norm and one feed-forward network, (T, H) -> (T, H)."""
+    normed = norm(x, params.norm, this)  # (T, H)
+    this.tap(f"{name}.norm", normed)
+    out = ffn(normed, params.gate_up, params.down, this.numerics)
+    this.tap(f"{name}.out", out)
+    return out

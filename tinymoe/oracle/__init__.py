@@ -1,0 +1,1 @@
+"""The oracle: what a correct model computes, named tensor by tensor."""

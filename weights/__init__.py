@@ -1,0 +1,1 @@
+"""The trained model that tinymoe ships, and (in `recipe/`) everything that made it."""

@@ -1,0 +1,56 @@
+"""A story as it is told: paragraphs, facts to ask about, and topics to request it by."""
+
+from collections.abc import Callable
+
+from .pronouns import vary
+from .spin import expand
+from .world import Character, World
+
+Plot = Callable[[World], "Story"]
+PLOTS: list[Plot] = []
+
+
+def plot(function: Plot) -> Plot:
+    """Register a plot."""
+    PLOTS.append(function)
+    return function
+
+
+class Story:
+    """Collects what a plot tells; every text is a template that is expanded at once."""
+
+    def __init__(self, world: World, hero: Character | None = None) -> None:
+        """Begin an empty story about the hero of the world, or about another character."""
+        hero = hero or world.hero
+        self._world = world
+        self._rng = world.rng
+        self.paragraphs: list[str] = []
+        self.facts: list[tuple[str, str]] = []
+        self.topics = [f"a {hero.noun} named {hero}", f"a {hero.trait} {hero.noun} named {hero}"]
+
+    def add(self, *sentences: str) -> None:
+        """Add a paragraph made of the sentences; empty ones are left out."""
+        text = expand(" ".join(filter(None, sentences)), self._rng)
+        if text:
+            self.paragraphs.append(vary(text, self._world.cast, self._rng))
+
+    def ask(self, question: str, answer: str) -> None:
+        """Add a question that the story answers."""
+        self.facts.append((expand(question, self._rng), expand(answer, self._rng)))
+
+    def about(self, *topics: str) -> None:
+        """Add topics, as in "a girl who lost her kite"."""
+        self.topics += topics
+
+    def known_topics(self) -> list[str]:
+        """List the topics whose adjective, if it is the trait of the hero, the story mentions."""
+        return [
+            topic
+            for index, topic in enumerate(self.topics)
+            if index != 1 or topic.split()[1] in self.paragraphs[0]
+        ]
+
+    @property
+    def text(self) -> str:
+        """The paragraphs of the story, one a line."""
+        return "\n".join(self.paragraphs)
