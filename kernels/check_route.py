@@ -10,6 +10,7 @@ the same numbers twice, and the lower id wins (vllm#52679, sglang#31768).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ def check_route(case: dict[str, Any], got: Any) -> None:
     _check_ids(got, ref, card)
     choice = Choice.of(logits, ref.scores, blur, wide_bias, numerics)
     ambiguous = [
-        _check_choice(t, got.ids[t], ref.ids[t], choice.row(t), card)
+        _check_choice(t, got.ids[t], ref.ids[t], choice.row(t), card, numerics)
         for t in range(len(logits))
     ]
     _check_weights(got, ref, blur, card, numerics)
@@ -68,15 +69,8 @@ def _check_logits(case: dict[str, Any], got: Any) -> None:
     good = ~np.isnan(x).any(axis=1)
     is_exact = sums_exactly(x[good], weight, size[good].max(initial=0), numerics)
     bound = gamma(x.shape[1], unit(numerics)) * size + tiny(numerics)
-    as_kept = _with_storage(numerics, kept)
-    want, allowed = settle(exact, bound, is_exact, as_kept)
+    want, allowed = settle(exact, bound, is_exact, replace(numerics, storage=kept))
     compare("route: logits", got, want, allowed, numerics.dtype)
-
-
-def _with_storage(numerics: Numerics, storage: Any) -> Numerics:
-    from dataclasses import replace
-
-    return replace(numerics, storage=storage)
 
 
 def softmax_error(logits: Array, p: Array, numerics: Numerics) -> Array:
@@ -158,10 +152,13 @@ def _check_ids(got: Any, ref: Routing, card: RouterCard) -> None:
             )
 
 
-def _check_choice(t: int, got: Array, want: Array, choice: Choice, card: RouterCard) -> bool:
+def _check_choice(
+    t: int, got: Array, want: Array, choice: Choice, card: RouterCard, numerics: Numerics
+) -> bool:
     """Whether the group cut is ambiguous; AssertionError if the ids are wrong by any reading."""
     chosen = {int(i) for i in got}
-    kept_sets = _kept_sets(choice, card) if card.groups_kept < card.groups else [None]
+    limited = card.groups_kept < card.groups
+    kept_sets = _kept_sets(choice, card, numerics) if limited else [None]
     if chosen == {int(i) for i in want}:
         return len(kept_sets) > 1
     pairs: list[str] = []
@@ -196,28 +193,81 @@ def _masked(choice: Choice, kept: tuple[int, ...], card: RouterCard) -> Choice:
     )
 
 
-def _kept_sets(choice: Choice, card: RouterCard) -> list[Any]:
+def _kept_sets(choice: Choice, card: RouterCard, numerics: Numerics) -> list[tuple[int, ...]]:
     """Every set of groups that a correct implementation may keep: one, unless ratings nearly tie.
 
     A group's rating is its best member, or the sum of its two best (one more rounding).
     """
-    size, best = card.experts // card.groups, 1 if card.group_score == "max" else 2
-    ratings, errors, keys = [], [], []
-    for start in range(0, card.experts, size):
-        members = choice.value[start : start + size]
-        top = start + np.argsort(-members, kind="stable")[:best]
-        rating = float(choice.value[top].sum())
-        inexact = float(choice.error[top].sum())
-        # no bound on the sum's rounding needs the type: the members' own errors are u |value|
-        errors.append(0.0 if inexact == 0 else inexact + _ulp_of(choice, top) * abs(rating))
-        ratings.append(rating)
-        keys.append(hash(tuple(sorted(map(str, choice.key[top])))))
-    groups = Choice(np.array(ratings), np.array(errors), np.array(keys))
+    groups = _ratings(choice, card, numerics)
     ranked = [int(g) for g in np.argsort(-groups.value, kind="stable")]
     first, others = ranked[: card.groups_kept], ranked[card.groups_kept :]
     loose_in = [g for g in first if any(groups.blurred(o, g) for o in others)]
     loose_out = [o for o in others if any(groups.blurred(o, g) for g in first)]
     sure = [g for g in first if g not in loose_in]
-    return [
-        (*sure, *some) for some in combinations([*loose_in, *loose_out], len(loose_in))
-    ]
+    return [(*sure, *some) for some in combinations([*loose_in, *loose_out], len(loose_in))]
+
+
+def _ratings(choice: Choice, card: RouterCard, numerics: Numerics) -> Choice:
+    """The groups as things to choose from, (G,) each; groups with equal best members tie."""
+    size, best = card.experts // card.groups, 1 if card.group_score == "max" else 2
+    labels: dict[tuple[str, ...], int] = {}
+    rows = []
+    for start in range(0, card.experts, size):
+        top = start + np.argsort(-choice.value[start : start + size], kind="stable")[:best]
+        rating, error = choice.value[top].sum(), choice.error[top].sum()
+        if error or rating.astype(numerics.dtype) != rating:
+            error += unit(numerics) * (abs(rating) + error)
+        members = tuple(sorted(str(key) for key in choice.key[top]))
+        rows.append((rating, error, labels.setdefault(members, len(labels))))
+    value, errors, keys = (np.array(column) for column in zip(*rows, strict=True))
+    return Choice(value, errors, keys)
+
+
+def _check_weights(
+    got: Any, ref: Routing, blur: Array, card: RouterCard, numerics: Numerics
+) -> None:
+    """The implementation's weights against the definition's of the implementation's own ids."""
+    chosen = router.pick(ref.logits, got.ids)  # (T, K)
+    weights = router.gather(ref.logits, ref.scores, got.ids, card)
+    if card.weight_from == "score":
+        error = router.pick(blur, got.ids)
+    elif card.weight_from == "softmax_of_chosen":
+        error = softmax_error(chosen, weights, numerics)
+    else:
+        error = score_error(chosen, weights, "sigmoid", numerics)
+    if card.renormalise:
+        error = renorm_error(weights, error, card, numerics)
+        weights = router.renorm(weights, card)
+    want = router.scale(weights, card)
+    # the factor, its rounding to the type, and the product
+    error = abs(card.scale) * error + _with_own(gamma(2, unit(numerics)) * np.abs(want), numerics)
+    compare("route: weights", got.weights, want, error + tiny(numerics), numerics.dtype)
+
+
+def renorm_error(weights: Array, error: Array, card: RouterCard, numerics: Numerics) -> Array:
+    """|w'/t' - w/t| <= (e + |w/t| e_t) / (t - e_t), and one rounding; inf if t may be zero.
+
+    The sum t of K weights and epsilon: e_t = the weights' errors + gamma(K + 1) of the terms.
+    """
+    u, k = unit(numerics), weights.shape[-1]
+    terms = np.abs(weights).sum(axis=-1, keepdims=True) + card.renorm_epsilon
+    off = error.sum(axis=-1, keepdims=True)
+    off = off + _with_own(gamma(k + 1, u) * (terms + card.renorm_floor), numerics)
+    total = weights.sum(axis=-1, keepdims=True) + card.renorm_epsilon
+    total = np.maximum(total, card.renorm_floor)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient = np.abs(weights / total)
+        moved = np.where(total > off, (error + quotient * off) / (total - off), np.inf)
+    bound: Array = moved + _with_own(u * (quotient + moved), numerics)
+    return bound
+
+
+def _check_margin(
+    got: Any, want: Array, choice: Choice, ambiguous: Array, numerics: Numerics
+) -> None:
+    """The k-th largest of E numbers moves by no more than the most that one of them moves."""
+    most = np.where(np.isfinite(choice.error), choice.error, 0).max(axis=-1)
+    bound = 2 * most + _with_own(unit(numerics) * np.abs(want), numerics) + tiny(numerics)
+    bound = np.where(ambiguous, np.inf, bound)
+    with np.errstate(invalid="ignore"):  # inf * inf where K takes all that may be chosen
+        compare("route: margin", got, want, bound, numerics.dtype)

@@ -26,6 +26,7 @@ from tinymoe.model.ops import DEFINITION, Ops
 from tinymoe.model.params import Params
 from tinymoe.model.transformer import no_tap
 from tinymoe.oracle.trace import forward_alone, trace
+from tinymoe.sampler import check_sampling
 from tinymoe.tokenizer import TextStream, Tokenizer
 
 Prompt = str | Sequence[int]
@@ -180,6 +181,8 @@ class Model:
         checkpoint's rules; a stop string ends its own prompt only.
         """
         encoded = [self.encode(prompt) for prompt in prompts]
+        for sampling in samplings:  # before max_tokens becomes the size of a cache
+            check_sampling(sampling, self.config.vocab_size)
         wishes = [
             min(len(ids) + s.max_tokens, self.config.max_positions) + 16  # whole pages
             for ids, s in zip(encoded, samplings, strict=True)

@@ -71,12 +71,16 @@ looks = np.array(
 )  # (T, Nq, T)
 assert (np.triu(looks.transpose(1, 0, 2), k=1) == 0).all()  # nobody looks ahead
 
-figure, panels = plt.subplots(1, Nq, figsize=(11, 4.2), sharey=True)
-for head, axes in enumerate(panels):
+figure, panels = plt.subplots(2, Nq // 2, figsize=(8, 7.5), sharex=True, sharey=True)
+labels = [word.strip() for word in words]
+for head, axes in enumerate(panels.flat):
     picture = axes.imshow(looks[:, head], cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=f"head {head}", xlabel="looks at token")
-panels[0].set_yticks(range(T), [f"{word.strip()} {t}" for t, word in enumerate(words)], fontsize=8)
-figure.colorbar(picture, ax=panels, label="weight", shrink=0.8)
+    axes.set_title(f"head {head}")
+    axes.set_xticks(range(T), labels, rotation=90, fontsize=8)
+    axes.set_yticks(range(T), labels, fontsize=8)
+figure.supxlabel("... looks at this one")
+figure.supylabel("this token ...")
+figure.colorbar(picture, ax=panels, label="weight", shrink=0.6)
 figure.suptitle(f"Layer {layer}: each head looks back in its own way, and none looks ahead")
 plt.show()
 
@@ -115,9 +119,9 @@ def submit(text: str, tokens: int):
 
 requests = [submit("Tom saw a big dog.", 10), submit("The sun was warm and", 26)]
 owners = []
-for step in range(32):
+for step in range(28):
     if step == 14:
-        requests.append(submit("Lily ran home.", 12))
+        requests.append(submit("Lily ran home.", 8))
     engine.step()
     owner = np.zeros(small.pages)  # 0: free
     for number, request in enumerate(requests):
@@ -150,6 +154,11 @@ assert again
 # position ``i``? Damage ``place`` (a + 1, ``i // P`` for ``i % P``) and run the page again.
 
 
+def copying(seen: dict[str, Array]):
+    """A tap that keeps copies in `seen`."""
+    return lambda name, value: seen.update({name: value.copy()})
+
+
 def run_in_pieces(
     ids: Sequence[int], cuts: Sequence[int], pages: Sequence[int], ops: Ops = DEFINITION
 ) -> tuple[dict[str, Array], PagedCache]:
@@ -160,8 +169,7 @@ def run_in_pieces(
         rows, seen = np.arange(stop - start), {}
         runs = (Run(slice(0, stop - start), start, table),)
         batch = Batch(np.array(ids[start:stop]), start + rows, runs, rows)
-        copying = lambda name, value, seen=seen: seen.update({name: value.copy()})  # noqa: E731
-        forward(model.params, config, batch, cache, numerics, ops, copying)
+        forward(model.params, config, batch, cache, numerics, ops, copying(seen))
         pieces.append(seen)
     return {name: np.concatenate([part[name] for part in pieces]) for name in taps}, cache
 
@@ -199,7 +207,7 @@ row_by_row = linear_unrounded(x, weight)  # (T, Nq*D)
 for rows in (1, 2, 4, 8, 16):
     together = x[:rows] @ weight.T
     off = np.abs(together - row_by_row[:rows])
-    print(f"{rows:2} rows at once: {np.mean(off > 0):4.0%} of the numbers differ, by {off.max():.0e}")
+    print(f"{rows:2} rows at once: {np.mean(off > 0):4.0%} of the numbers differ, {off.max():.0e}")
 
 # %%
 # Break it

@@ -119,7 +119,7 @@ def test_folders_that_cannot_work(tmp_path: Path) -> None:
     with pytest.raises(TinymoeError, match=r"tokenizer\.json, found none"):
         Tokenizer.open(tmp_path)
     folder_with(tmp_path, {}, config={"vocab_size": 100})
-    with pytest.raises(TinymoeError, match="258 tokens.*100"):
+    with pytest.raises(TinymoeError, match=r"258 tokens.*100"):
         Tokenizer.open(tmp_path)
     folder_with(tmp_path, {"bos_token": "<bos>", "add_bos_token": True}, config={})
     with pytest.raises(TinymoeError, match="'<bos>' is no token"):
@@ -150,9 +150,8 @@ def test_template_dialect(tmp_path: Path) -> None:
         "{{ {'b': '<&é>', 'a': [1, none]} | tojson }}": '{"b": "<&é>", "a": [1, null]}',
         "{{ {'b': 1} | tojson(indent=2) }}": '{\n  "b": 1\n}',
         "{{ strftime_now('%Y') | length }}": "4",
-        "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}": "<s>Hello</s>",
+        "{{ bos_token }}{{ messages[0].content }}{{ '<' }}{{ eos_token }}": "<s>Hello<</s>",
         "{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}": "TrueTrueTrue",
-        "{{ '<' }}": "<",  # text is not HTML
     }
     for template, wanted in cases.items():
         tokenizer = chat_of(tmp_path, template, bos_token="<s>", eos_token={"content": "</s>"})
@@ -198,7 +197,7 @@ def test_errors_of_templates(tmp_path: Path) -> None:
         chat_of(tmp_path, "{% if %}").chat(HELLO)
     with pytest.raises(TinymoeError, match="no chat template"):
         Tokenizer.open(folder_with(tmp_path, {})).chat(HELLO)
-    with pytest.raises(TinymoeError, match="'default'.*other"):
+    with pytest.raises(TinymoeError, match=r"'default'.*other"):
         chat_of(tmp_path, [{"name": "other", "template": "x"}]).chat(HELLO)
     for wrong in (3, [{"name": "default"}], ["x"]):
         with pytest.raises(TinymoeError, match="chat_template"):

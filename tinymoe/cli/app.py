@@ -14,12 +14,13 @@ from tinymoe.cli.report import be_safe_with_text, outcome
 
 # A command is a row here and a function of its name in `tinymoe/cli/<name>.py`. The module is
 # imported when the command is called (or all are listed), so that no command waits for another's.
-COMMANDS = ("generate", "info", "trace")
+COMMANDS = ("generate", "info", "trace", "bench")
 
 CONTEXT = {"help_option_names": ["--help", "-h"]}
 
 WELCOME = """\
-tinymoe {version}: a Mixture-of-Experts engine to read, to run anywhere, and to check others against.
+tinymoe {version}: a Mixture-of-Experts engine
+to read, to run anywhere, and to check others against.
 
 Three commands to try; the model comes with it and runs on this machine's CPU:
 
@@ -78,7 +79,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="Start with [bold]python -m tinymoe generate[/bold]; every command has its own --help."
+    epilog="Every command has its own page: [bold]python -m tinymoe generate --help[/bold]"
 )
 def root(
     ctx: typer.Context,
@@ -96,6 +97,12 @@ def root(
 
     Exit codes: 0 good, 1 a check failed, 2 the call or an input was wrong.
     [dim]TINYMOE_DEBUG=1 shows where an error came from.[/dim]
+
+    [bold]Examples[/bold]
+
+    python -m tinymoe generate "Once upon a time" --stats
+
+    python -m tinymoe info
     """
     if ctx.invoked_subcommand is None:
         with outcome():

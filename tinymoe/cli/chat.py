@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -49,10 +50,8 @@ def converse(model: Model, sampling: Sampling, system: str | None) -> None:
 
 def _ask(style: Style) -> str | None:
     """The user's next line, empty ones skipped; None to end."""
-    try:
+    with suppress(ImportError):  # Windows has its own
         import readline  # noqa: F401 - arrow keys and history for input()
-    except ImportError:  # Windows has its own
-        pass
     while True:
         try:
             line = input("> ").strip()

@@ -91,7 +91,7 @@ def _page(facts: dict[str, Any]) -> str:
     blocks = {
         f"{facts['path']}": [
             ["family", facts["family"]],
-            ["layers", f"{layers['total']} ({layers['moe']} with experts, {layers['dense']} dense)"],
+            ["layers", f"{layers['total']}: {layers['moe']} with experts, {layers['dense']} dense"],
             ["parameters", f"{_count(parameters['total'])} in all"],
             ["", f"{_count(parameters['active'])} active for a token ({share:.0%}): "
                  "of the experts only those chosen"],

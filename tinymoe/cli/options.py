@@ -36,7 +36,7 @@ Backend = Annotated[
 Prompts = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[PROMPT]...",
+        metavar="PROMPT",
         help="Text to continue. Several prompts are decoded together.",
         show_default=False,
     ),
@@ -68,7 +68,7 @@ Json = Annotated[
 ]
 
 
-def _number(help_text: str, default: str = MODELS_OWN) -> typer.models.OptionInfo:
+def _number(help_text: str, default: str | bool = MODELS_OWN) -> typer.models.OptionInfo:
     option: typer.models.OptionInfo = typer.Option(
         help=help_text, show_default=default, rich_help_panel=SAMPLING
     )
@@ -92,9 +92,11 @@ RepetitionPenalty = Annotated[
     float | None, _number("Above 1: seen tokens, the prompt's too, become less likely. 1: off.")
 ]
 PresencePenalty = Annotated[
-    float, _number("Taken from the logits of tokens already generated.", "0")
+    float, _number("Taken from the logits of tokens already generated. 0: off.", True)
 ]
-FrequencyPenalty = Annotated[float, _number("Taken as often as the token was generated.", "0")]
+FrequencyPenalty = Annotated[
+    float, _number("The same, times how often each was generated. 0: off.", True)
+]
 Stop = Annotated[
     list[str] | None,
     typer.Option(

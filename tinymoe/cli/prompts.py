@@ -77,6 +77,8 @@ def parse_ids(text: str) -> list[int]:
         raise TinymoeError(
             f"{source}: expected token ids, whole numbers like 5,6,7; got {wrong[0][:40]!r}"
         )
+    if not words:
+        raise TinymoeError(f"{source}: expected at least one token id, as in 5,6,7; got none")
     return [int(word) for word in words]
 
 
@@ -106,6 +108,6 @@ def _valid(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise TinymoeError(
-            f"a prompt is not valid UTF-8: {ascii(text[:SHOWN])}; put it in a file and use --file"
+            f"a prompt is not valid UTF-8: {text[:SHOWN]!a}; put it in a file and use --file"
         ) from None
     return text

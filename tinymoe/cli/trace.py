@@ -112,7 +112,7 @@ def trace(
 
 
 def _check_output(output: Path | None, force: bool) -> None:
-    """Before anything is computed: can the file be written, and may it?"""
+    """Refuse, before anything is computed, a file that cannot or may not be written."""
     if output is None:
         raise TinymoeError(f"where shall the trace go? Give -o FILE.safetensors, as in: {EXAMPLE}")
     if output.is_dir():

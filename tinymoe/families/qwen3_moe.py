@@ -76,7 +76,8 @@ def _refuse_variants(fields: Fields) -> None:
     if fields.take("use_sliding_window", window is not None) is not False and window is not None:
         raise fields.unsupported("sliding_window")
     kinds = fields.take("layer_types", None)
-    if kinds is not None and (not isinstance(kinds, list) or set(kinds) != {"full_attention"}):
+    full = isinstance(kinds, list) and all(kind == "full_attention" for kind in kinds)
+    if kinds is not None and not full:
         raise fields.unsupported("layer_types")
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint weighs, from its headers alone: parameters and bytes, in all and for a token."""
+"""What a checkpoint weighs, from its headers: parameters and bytes, in all and for a token."""
 
 from __future__ import annotations
 

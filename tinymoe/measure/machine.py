@@ -63,10 +63,7 @@ def load_average() -> float | None:
 
 def free_memory() -> int | None:
     """Bytes that can still be taken: the system's, or what a container's limit leaves (Linux)."""
-    known = [
-        value * 1024
-        for value in _numbers("/proc/meminfo", r"^MemAvailable:\s*(\d+) kB")
-    ]
+    known = [value * 1024 for value in _numbers("/proc/meminfo", r"^MemAvailable:\s*(\d+) kB")]
     group = Path("/sys/fs/cgroup")
     limit, used = (_numbers(str(group / f"memory.{n}"), r"^(\d+)$") for n in ("max", "current"))
     known += [most - now for most, now in zip(limit, used, strict=False)]

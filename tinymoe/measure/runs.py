@@ -8,6 +8,7 @@ difference is what the engine adds. Lengths are fixed: the end-of-sequence id en
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +98,7 @@ def engine_run(
             raise AssertionError(f"a step gave {len(given)} tokens, expected {case.batch}")
     if len(stamps) != case.tokens + 1:
         raise AssertionError(f"{len(stamps) - 1} steps, expected {case.tokens}")
-    gaps = [after - before for before, after in zip(stamps, stamps[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(stamps)]
     return Timing(gaps[0], tuple(gaps[1:])), [request.output_ids for request in requests]
 
 

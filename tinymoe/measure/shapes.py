@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from tinymoe.core import ModelConfig, RopeCard, RouterCard, TinymoeError
 
@@ -26,11 +27,12 @@ def shape(
     head_dim: int = 64,
 ) -> ModelConfig:
     """A Qwen3-MoE of the given sizes, a mixture in every layer."""
+    kind: Literal["moe"] = "moe"
     return ModelConfig(
         family="qwen3_moe",
         vocab_size=vocab,
         hidden_size=hidden,
-        layers=("moe",) * layers,
+        layers=(kind,) * layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,

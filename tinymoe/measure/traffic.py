@@ -31,7 +31,8 @@ def step_bytes(subject: Subject, case: Case, touched: Sequence[float]) -> dict[s
         else:
             shared += sum(array.nbytes for array in _arrays(layer.ffn))
     shared += params.final_norm.nbytes + params.head.nbytes
-    shared += case.batch * params.embed.shape[1] * item  # one row a token
+    if params.embed is not params.head:  # a tied embedding has been read, as the head
+        shared += case.batch * params.embed.shape[1] * item  # one row a token
     cache = case.batch * case.mean_context * kv_values(subject.config) * item
     return {
         "shared_weights": float(shared),

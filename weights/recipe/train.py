@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rows", type=int, default=32, help="windows a step and process")
     parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--warmup-steps", type=int, default=80)
+    parser.add_argument("--warmup-steps", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--checkpoint-minutes", type=float, default=10.0)
     parser.add_argument("--evaluate-minutes", type=float, default=4.0)

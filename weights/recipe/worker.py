@@ -22,7 +22,7 @@ from weights.recipe.optimiser import Optimiser, Slot
 from weights.recipe.schedule import LONG_CONTEXT, Schedule
 from weights.recipe.shape import Shape
 
-BALANCE, Z_LOSS = 0.01, 1e-3
+BALANCE, Z_LOSS = 0.01, 1e-3  # in each layer
 VALID_WINDOWS = 12  # of each domain, while training
 SPEED, CONTEXT, GO = range(3)  # places in `Shared.control`
 LOSS, BALANCE_AT, LOAD_MIN, LOAD_MAX = range(4)  # places in a row of `Shared.stats`
@@ -95,10 +95,10 @@ class Worker:
         loss, reports = self.network.loss(
             windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
         )
-        balance = torch.stack([r.balance for r in reports]).mean()
-        z = torch.stack([r.z for r in reports]).mean()
-        (loss + BALANCE * balance + Z_LOSS * z).backward()  # type: ignore[no-untyped-call]
-        self._tell(loss, balance, reports)
+        balance = torch.stack([r.balance for r in reports])
+        z = torch.stack([r.z for r in reports])
+        (loss + BALANCE * balance.sum() + Z_LOSS * z.sum()).backward()  # type: ignore[no-untyped-call]
+        self._tell(loss, balance.mean(), reports)
         self.progress.updates += 1
         self.progress.tokens += rows * int(context)
         return self.optimiser.step(speed, self.progress.updates)

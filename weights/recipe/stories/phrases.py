@@ -64,11 +64,8 @@ def later() -> str:
 def say(who: Character | str, text: str, verb: str = "") -> str:
     """Let somebody speak; the text must end outside its choices with a full stop, ! or ?."""
     body, end = text[:-1], text[-1]
-    tag = verb or {
-        "?": "asked",
-        "!": "[cried|called|shouted|said]",
-        ".": "said",
-    }[end]
+    tags = {"?": "asked", "!": "[cried|called|shouted|said]", ".": "said"}
+    tag = verb or tags[end]
     comma = "," if end == "." else end
     return f'["{body}{comma}" {tag} {who}.|{who} {tag}, "{text}"|{who} {tag}, "{text}"]'
 

@@ -65,7 +65,7 @@ def broken_bridge(world: World) -> Story:
     skill = {"spider": "spun strong ropes", "ant": "called a thousand cousins to carry clay",
              "mole": "dug deep holes for the posts", "woodpecker": "made holes for the pegs",
              "squirrel": "tied the beams with vines"}[small.noun]
-    need = world.one(("the school", "the market", "the berry field", "their cousins", "the mill"))
+    need = world.one(("the school", "the market", "the berry field", "the ferry", "the mill"))
     story.add(beast(hero),
               f"A wooden bridge crossed the stream. Everyone used it to get to {need}.")
     story.add("One spring the snow melted, and the water rose. In the night, the flood carried "
@@ -171,7 +171,7 @@ def small_helps_large(world: World) -> Story:
               f"feet] by mistake. {large} was [angry|furious].",
               say(small,
                   "[Please let me go! One day I will help you|Spare me! I may be of use to you]!"),
-              say(large, "[You? Help me? You are much too small|A tiny thing like you? How funny]!"),
+              say(large, "[You? Help me? You are much too small|A tiny thing like you? Ha]!"),
               f"But {large} let {small.him} go.")
     story.add(f"[Weeks later|Not long after], {large} was caught in {trap}. [The more {large.he} "
               f"struggled, the worse it got.|{large.he} cried for help, but nobody dared to "
@@ -219,7 +219,7 @@ def winter_store(world: World) -> Story:
         story.ask(f"What did {idle} have to do?", f"{idle} had to work.")
     story.add(lesson(idle, "it is wise to think of tomorrow"), farewell(busy))
     story.ask(f"What did {busy} gather?", f"{busy} gathered {food}.")
-    story.ask(f"Why was {idle} hungry?", f"{idle} had not stored any food for the winter.")
+    story.ask(f"Why was {idle} hungry?", f"All summer, {idle} {pastime}.")
     story.about(f"a {busy.noun} and a {idle.noun}", "getting ready for winter",
                 f"a lazy {idle.noun} named {idle}")
     return story

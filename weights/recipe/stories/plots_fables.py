@@ -25,14 +25,14 @@ def greedy_fox(world: World) -> Story:
                   scared(hero), say(hero, f"[Help me, {friend}|Pull, {friend}, pull]!"),
                   f"{friend} pulled with all {friend.his} might. [Plop!|Pop!] Out came {hero}, "
                   "with the loss of [some fur|a few hairs], and they ran for their lives.")
-        story.ask(f"Why did {hero} get stuck?", f"{hero} ate too much and was too round.")
+        story.ask(f"Why did {hero} get stuck?", f"{hero} ate and ate too much.")
         story.ask(f"Who pulled {hero} out?", f"{friend.full} pulled {hero} out.")
     else:
         story.add(f"Then {hero} filled a sack with {food} and [dragged it|pulled it] home across "
                   f"the [bridge|log over the river]. In the water {hero.he} saw another "
                   f"{hero.noun} with another sack.", say(hero, "I want that one too!"),
                   f"{hero} snapped at it, and the sack fell into the river. It had been only "
-                  f"{hero.his} own [reflection|image]. Now all of the food was gone.")
+                  f"{hero.his} own reflection. Now all of the food was gone.")
         story.ask(f"What did {hero} see in the water?", f"{hero} saw {hero.his} own reflection.")
         story.ask("Where did the sack fall?", "The sack fell into the river.")
     story.add(sorry(hero), lesson(hero, "the greedy often end up with nothing"), farewell(friend))
@@ -87,7 +87,7 @@ def proud_racer(world: World) -> Story:
     fast = world.animal(("hare", "horse", "deer", "fox", "ostrich"))
     steady = world.animal(("turtle", "snail", "duck", "hedgehog", "ox"))
     story = Story(world, fast)
-    goal = world.one(("the old mill", "the lone pine", "the far hill", "the lighthouse", "the well"))
+    goal = world.one(("the old mill", "the lone pine", "the far hill", "the lighthouse"))
     judge = world.one(("the owl", "the heron", "the old goat", "the raven"))
     story.add(beast(fast),
               f"{fast} was the fastest of all and [never stopped talking about it|told everyone "
@@ -209,7 +209,7 @@ def borrowed_coat(world: World) -> Story:
     model = world.animal(("peacock", "swan", "horse", "parrot", "flamingo", "lion"))
     friend = world.animal(words.SMALL_ANIMALS)
     story = Story(world, hero)
-    disguise = world.one(("long feathers", "a cape of leaves", "bright paint", "a coat of flowers"))
+    disguise = world.one(("a tail of feathers", "a cape of leaves", "a coat of paint", "a crown of flowers"))
     gift = world.one(("find the way in the dark", "carry heavy loads", "tell the best stories",
                       "hear the rain before it comes", "make everybody laugh"))
     story.add(beast(hero),

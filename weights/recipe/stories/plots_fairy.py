@@ -7,6 +7,17 @@ from .world import World
 
 KINGDOM = ("[Long ago, in a land beyond the mountains,|Once upon a time, in a small kingdom,|Many "
            "years ago, in a castle by the sea,|Once, when wishes still came true,]")
+RIDDLES = (
+    ("What has teeth but cannot bite?", "a comb"),
+    ("What runs but has no legs?", "a river"),
+    ("What gets wetter the more it dries?", "a towel"),
+    ("What has one eye but cannot see?", "a needle"),
+    ("What has hands but cannot clap?", "a clock"),
+    ("What goes up but never comes down?", "your age"),
+    ("What has a neck but no head?", "a bottle"),
+    ("What can fill a room and weighs nothing?", "light"),
+    ("What breaks when you say its name?", "silence"),
+)
 
 
 @plot
@@ -64,7 +75,7 @@ def afraid_dragon(world: World) -> Story:
               f"{hero} [was looking for a lost sheep|had lost the way|wanted to see a real "
               "dragon].", f"{dragon} was sitting in a corner and crying.",
               say(hero, "[What is the matter|Why is a dragon crying]?"),
-              say(dragon, f"[Do not tell anyone, but I am afraid of {fear}|I am afraid of {fear}]."))
+              say(dragon, f"[Do not tell anyone, but|Well,] I am afraid of {fear}."))
     story.add(f"{hero} did not laugh.",
               say(hero,
                   "[I was afraid once too. I will help you|Let us try it together, bit by bit]."),
@@ -86,16 +97,11 @@ def afraid_dragon(world: World) -> Story:
 def three_questions(world: World) -> Story:
     """A wise old woman asks three riddles before she gives what is needed."""
     hero, story = world.hero, Story(world)
-    riddles = [("What has teeth but cannot bite?", "a comb"), ("What runs but has no legs?",
-               "a river"), ("What gets wetter the more it dries?", "a towel"),
-               ("What has one eye but cannot see?", "a needle"), ("What has hands but cannot clap?",
-               "a clock"), ("What goes up but never comes down?", "your age"),
-               ("What has a neck but no head?", "a bottle"), ("What can fill a room and weighs "
-               "nothing?", "light"), ("What breaks when you say its name?", "silence")]
+    riddles = list(RIDDLES)
     world.rng.shuffle(riddles)
     need, gift = world.one((("medicine for {his} sick brother", "a jar of bitter herbs"),
                             ("rain for the dry fields", "a small gray cloud in a bottle"),
-                            ("a way to find {his} lost sister", "a ball of thread that knew the way"),
+                            ("a way to find {his} lost sister", "a thread that knew the way"),
                             ("a song to wake the sleeping king", "a silver flute")))
     need = need.format(his=hero.his)
     story.add(opening(hero),
@@ -140,8 +146,8 @@ def wasted_wish(world: World) -> Story:
             "an old wizard": "shared some bread with {0}", "a talking frog": "lifted {0} out of a "
             "bucket", "a silver bird": "freed {0} from a cage"}[giver].format(giver)
     wish, trouble, undo = world.one((
-        ("everything {I} touched turned into candy", "even the water, the bed and the cat turned into "
-         "candy", "the cat purred again"),
+        ("everything {I} touched turned into candy",
+         "even the water, the bed and the cat turned into candy", "the cat purred again"),
         ("it were summer all year", "the fields dried up and the flowers hung their heads",
          "cool rain fell"),
         ("{I} never had to sleep", "the nights were long and lonely", "a long yawn came"),

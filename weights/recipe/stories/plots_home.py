@@ -63,6 +63,7 @@ def night_light(world: World) -> Story:
                   "[glowed softly|gave a soft yellow glow] beside the bed.",
                   say(hero, f"Good night, little {light}."),
                   f"{hero} slept [soundly|well] until morning.")
+        story.about("a night-light")
         story.ask("What did the night-light look like?", f"The night-light looked like a {light}.")
     else:
         story.add(f"[They moved it to another room.|{parent} let {hero} touch it.] Then {hero} "
@@ -72,7 +73,7 @@ def night_light(world: World) -> Story:
     story.add(ending(hero))
     story.ask(f"What did {hero} think {hero.he} saw?", f"{hero} thought {hero.he} saw {shape}.")
     story.ask("What was it really?", f"It was only {cause}.")
-    story.about(f"a {hero.noun} who was afraid of the dark", "a night-light", "a scary shadow")
+    story.about(f"a {hero.noun} who was afraid of the dark", "a scary shadow")
     return story
 
 

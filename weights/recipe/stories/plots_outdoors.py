@@ -39,6 +39,8 @@ def lost_thing(world: World) -> Story:
 
 
 WORKERS = ("an old man", "a mailman", "a woman with a dog", "a gardener", "a boy on a bike")
+LANDMARKS = ("the crooked tree", "the old well", "the stone lion", "the broken gate",
+             "the black rock", "the empty tower", "the little waterfall", "the red barn")
 
 
 @plot
@@ -198,7 +200,7 @@ def picnic(world: World) -> Story:
               f"blanket {place}.")
     story.add("First they [played ball|picked flowers|waded in the water]. When they came back, "
               f"{hero} [stared|cried out].",
-              say(hero, f"[Look! The {first} are moving|Look, ants are carrying the {first} away]!"),
+              say(hero, f"Look! [The {first} are moving|Ants are carrying the {first} away]!"),
               "A long line of ants marched over the blanket. [Each one carried a crumb.|They "
               "did not even look up.]")
     if world.chance():
@@ -229,9 +231,7 @@ def treasure_map(world: World) -> Story:
     hero, friend, story = world.hero, world.friend, Story(world)
     found = world.one(("in the attic", "inside an old book", "in a bottle on the beach",
                        "behind a loose brick", "in a dusty trunk"))
-    marks = ["the crooked tree", "the old well", "the stone lion", "the broken gate",
-             "the black rock", "the empty tower", "the little waterfall", "the red barn"]
-    world.rng.shuffle(marks)
+    marks = world.rng.sample(LANDMARKS, 3)
     steps, treasure = world.one(words.NUMBERS), world.one(words.TREASURES)
     story.add(opening(hero),
               f"One [rainy|gray] day, {hero} found a map {found}. It was [yellow and torn|drawn "

@@ -112,7 +112,7 @@ def facing_fear(world: World) -> Story:
               say(friend, "[I am too scared to go|I do not dare to go]."), scared(hero))
     if world.chance():
         story.add(f"{hero} wanted to run home. But {hero.he} thought of {pet}, all alone.",
-                  say(hero, "[I will count my steps and not look back|I am afraid, but I will go]."),
+                  say(hero, "[I will count my steps|I am afraid, but I will go]."),
                   f"{hero} took a deep breath. One step, two steps, three steps. And so "
                   f"{hero.he} managed to {deed}. There sat {pet}, [shivering|wagging {pet.his} "
                   "tail]!")
@@ -142,7 +142,7 @@ def museum(world: World) -> Story:
         ("a painting of a stormy sea", "Who painted it"), ("a stuffed mammoth", "Was it cold"),
         ("a rock from the moon", "How did it get here"),
     ))
-    room = world.one(("in the last room", "on the upper floor", "in the great hall", "in the cellar"))
+    room = world.one(("in the last room", "on the top floor", "in the main hall", "in the cellar"))
     story.add(opening(hero),
               f"One day, {hero}'s class went to the museum. {teacher}, their teacher, said to "
               f"stay together. {hero} walked [hand in hand|in line] with {friend}.")
@@ -161,7 +161,7 @@ def museum(world: World) -> Story:
                   say(hero, "[Please, I have lost my class|Excuse me, I am lost]."),
                   f"The guard [spoke into a radio|took {hero.his} hand] and brought {hero.him} "
                   f"to the others. {friend} [waved|was relieved].",
-                  say(teacher, "[You did the right thing. You asked for help|I am glad you asked]."))
+                  say(teacher, "[You did right. You asked for help|I am glad you asked]."))
         story.ask(f"Who helped {hero}?", f"A guard in a blue uniform helped {hero}.")
     story.add(say(hero, f"{question}?"),
               f"And so the whole class came back to look at {the(thing)}, and {teacher} [told "

@@ -14,8 +14,8 @@ def puddle(world: World) -> Story:
     story.add(f"It had rained all night. {hero} had new {color} boots. In front of the house was "
               "a [big|deep|wonderful] puddle.", say(hero, "[May I jump in|May I jump just once]?"),
               say(parent, "[Yes, but only with your boots on|Why not? Water dries]."),
-              "[Splash!|Splish, splash!] The water flew high. " + f"{parent} got wet too, and [laughed|jumped in as well].",
-              glad(hero))
+              "[Splash!|Splish, splash!] The water flew high.",
+              f"{parent} got wet too, and [laughed|jumped in as well].", glad(hero))
     story.ask(f"What color were {hero}'s boots?", f"The boots were {color}.")
     story.ask("Who got wet too?", f"{parent} got wet too.")
     story.about("a puddle", f"a {hero.noun} with new boots", "a rainy day")

@@ -13,7 +13,7 @@ def market_coins(world: World) -> Story:
     have, first_cost = world.rng.randint(9, 12), world.rng.randint(2, 4)
     second_cost = world.rng.randint(1, 3)
     left = have - first_cost - second_cost
-    number = "zero one two three four five six seven eight nine ten eleven twelve".split()
+    number = ["zero", "one", *words.NUMBERS]
     coins = [f"{word} coin{'' if word == 'one' else 's'}" for word in number]
     first, second = world.fresh(GOODS), world.fresh(GOODS)
     seller = world.one(("the farmer", "the market woman", "the grocer", "the old peddler"))
@@ -63,7 +63,7 @@ def train_trip(world: World) -> Story:
     town = world.one(FAR_TOWNS)
     relative = world.one(("grandma", "grandpa", "aunt", "uncle", "cousin"))
     sights = [world.fresh(SIGHTS) for _ in range(3)]
-    thing = f"{world.look()} {world.one(('backpack', 'teddy bear', 'umbrella', 'hat', 'lunch box'))}"
+    thing = f"{world.look()} {world.one(LUGGAGE)}"
     noun = thing.split(" ", 1)[1]
     story.add(opening(hero),
               f"[One day|One summer day], {hero} and {parent} took the train to visit {hero.his} "
@@ -98,6 +98,7 @@ def train_trip(world: World) -> Story:
 
 
 FAR_TOWNS = ("Greyhaven", "Stonebridge", "Summerfield", "Silver Lake", "Northport")
+LUGGAGE = ("backpack", "teddy bear", "umbrella", "hat", "lunch box")
 SIGHTS = ("cows", "a castle", "a long tunnel", "fields of wheat", "a windmill", "wild geese",
           "a river with boats", "a herd of sheep", "factories", "a high bridge", "vineyards",
           "a tractor", "snowy peaks")
@@ -144,10 +145,10 @@ def lighthouse(world: World) -> Story:
     hero, story = world.hero, Story(world)
     keeper = world.family("grandpa grandma uncle aunt dad")
     sailor = world.one(("a fisherman", "the mail boat", "a ferry full of people", "a sailor"))
-    cause = world.one(("the lamp ran out of oil", "the big bulb burst", "the wind broke a pane and "
-                       "blew out the flame"))
-    way = world.one(("rang the great bell", "lit a fire on the rocks", "waved a lantern", "blew the "
-                     "fog horn"))
+    cause = world.one(("the lamp ran out of oil", "the big bulb burst",
+                       "the wind broke a pane and blew out the flame"))
+    way = world.one(("rang the great bell", "lit a fire on the rocks", "waved a lantern",
+                     "blew the fog horn"))
     steps = world.one(("ninety", "one hundred", "two hundred"))
     story.add(f"{hero} lived in a lighthouse with {keeper}. The tower had {steps} steps, and "
               f"{hero} knew every one of them. [Gulls nested under the roof.|On clear days one "
@@ -175,9 +176,9 @@ def big_tower(world: World) -> Story:
     """Something is built, falls, and is built better."""
     hero, friend, story = world.hero, world.friend, Story(world)
     built, part, cause, fix = world.one((
-        ("a tower of blocks", "blocks", "the cat jumped on it", "put the widest blocks at the bottom"),
+        ("a tower of blocks", "blocks", "the cat jumped on it", "put the wide ones at the bottom"),
         ("a tree house", "boards", "a branch cracked", "chose a thicker branch"),
-        ("a sand castle", "buckets of sand", "a wave washed it away", "built it higher up the beach"),
+        ("a sand castle", "buckets of sand", "a wave washed it away", "built it farther up"),
         ("a raft", "logs", "the ropes came loose", "learned to tie better knots"),
         ("a go-kart", "planks", "a wheel came off", "fixed the wheels with bolts"),
         ("a bird house", "boards", "the nails were too short", "used longer nails"),

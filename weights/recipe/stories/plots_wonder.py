@@ -84,10 +84,12 @@ def clockmaker(world: World) -> Story:
     """The town clock stops, and the reason is alive."""
     hero, story = world.hero, Story(world)
     keeper = world.neighbor()
-    cause, noun, move = world.one((("a family of mice had made a nest in the wheels", "mice", "moved them there"),
-                             ("a young owl slept on the big wheel", "owl", "carried it over"),
-                             ("two bats hung from the pendulum", "bats", "carried them over"),
-                             ("a pigeon had laid an egg between the wheels", "pigeon", "moved the egg there")))
+    cause, noun, move = world.one((
+        ("a family of mice had made a nest in the wheels", "mice", "moved them there"),
+        ("a young owl slept on the big wheel", "owl", "carried it over"),
+        ("two bats hung from the pendulum", "bats", "carried them over"),
+        ("a pigeon had laid an egg between the wheels", "pigeon", "moved the egg there"),
+    ))
     hour = world.one(words.NUMBERS)
     chaos = world.one(("The baker burned the bread", "The school began at noon",
                        "The mail came at midnight", "The trains waited for each other"))

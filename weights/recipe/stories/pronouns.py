@@ -27,8 +27,9 @@ def vary(text: str, cast: Iterable[Character], rng: random.Random) -> str:
         if subject and rng.random() < REPLACED:
             sentences[index] = _replace(sentence, subject)
         following = _subject(sentence, people)
-        keeps = following is None and subject and sentence.startswith(subject.he.title() + " ")
-        subject = subject if keeps and _alone(sentence, subject, people) else following
+        if following is None and subject and sentence.startswith(subject.he.title() + " "):
+            following = subject if _alone(sentence, subject, people) else None
+        subject = following
     return _ANSWER.sub(
         lambda match: match[1] + (" answered" if rng.random() < ANSWERED else " said"),
         " ".join(sentences),
@@ -38,7 +39,7 @@ def vary(text: str, cast: Iterable[Character], rng: random.Random) -> str:
 def _replace(sentence: str, subject: Character) -> str:
     for name, pronoun in ((f"{subject}'s ", subject.his), (f"{subject} ", subject.he)):
         if sentence.startswith(name):
-            return f"{pronoun.title()} {sentence[len(name):]}"
+            return f"{pronoun.title()} {sentence.removeprefix(name)}"
     return sentence
 
 

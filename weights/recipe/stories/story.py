@@ -26,7 +26,8 @@ class Story:
         self._rng = world.rng
         self.paragraphs: list[str] = []
         self.facts: list[tuple[str, str]] = []
-        self.topics = [f"a {hero.noun} named {hero}", f"a {hero.trait} {hero.noun} named {hero}"]
+        self._hero = hero
+        self.topics = [f"a {hero.noun} named {hero}"]
 
     def add(self, *sentences: str) -> None:
         """Add a paragraph made of the sentences; empty ones are left out."""
@@ -43,12 +44,11 @@ class Story:
         self.topics += topics
 
     def known_topics(self) -> list[str]:
-        """List the topics whose adjective, if it is the trait of the hero, the story mentions."""
-        return [
-            topic
-            for index, topic in enumerate(self.topics)
-            if index != 1 or topic.split()[1] in self.paragraphs[0]
-        ]
+        """List the topics, with the trait of the hero if the story mentions it."""
+        hero = self._hero
+        if f" {hero.trait} " not in self.text:
+            return self.topics
+        return [*self.topics, f"a {hero.trait} {hero.noun} named {hero}"]
 
     @property
     def text(self) -> str:

@@ -1,42 +1,48 @@
 """The lexicon: names, creatures, things, places and dishes that stories draw from."""
 
-GIRLS = (
+
+def listed(text: str, separator: str | None = None) -> list[str]:
+    """Split a list of words, or of phrases where there is a separator."""
+    return text.split(separator)
+
+
+GIRLS = listed(
     "Lily Mia Anna Zoe Ruby Nora Ella Sue Amy Lucy Rosie Clara Jane Molly Grace Ivy Kate Poppy "
     "Tess Bella Hana Maya Lina Sara Emma Olive June Hazel Nina Leila Amina Priya Mei Rosa Elena "
     "Freya Ada Wendy Heidi Tara Yuki Zara Alice Flora Greta"
-).split()
-BOYS = (
+)
+BOYS = listed(
     "Tom Ben Max Sam Leo Jack Tim Noah Finn Oscar Jake Dan Luke Peter Will Henry Joe Alex Owen "
     "Theo Ravi Omar Kofi Diego Hugo Milo Felix Arlo Ali Ken Pablo Marco Otto Emil Juan Adam Eli "
     "Toby George Simon Kai Nico Walter Rafi Anton"
-).split()
-ANIMAL_NAMES = (
+)
+ANIMAL_NAMES = listed(
     "Pip Dot Mossy Bramble Nutty Twig Clover Fern Hopper Whisker Tumble Pebble Acorn Willow "
     "Thistle Rusty Breezy Maple Patch Nibbles Bean Sorrel Tansy Ripple Burdock Juniper Tuft"
-).split()
-PET_NAMES = (
+)
+PET_NAMES = listed(
     "Spot Fluffy Coco Biscuit Daisy Pepper Sunny Bubbles Rex Snowy Pickle Button Muffin Ginger "
     "Shadow Waffle Teddy Cookie Socks Misty"
-).split()
-SURNAMES = "Bell Green Wood Lamb Marsh Hill Carter Bloom Frost Reed Finch Potts Honey Stone".split()
+)
+SURNAMES = listed("Bell Green Wood Lamb Marsh Hill Carter Bloom Frost Reed Finch Potts Honey Stone")
 
-TRAITS = (
+TRAITS = listed(
     "kind brave clever happy quiet curious gentle cheerful careful funny shy thoughtful lively "
     "polite patient helpful playful friendly hopeful dreamy"
-).split()
+)
 
 PETS = ("dog", "cat", "puppy", "kitten", "rabbit", "pony", "duck", "parrot", "hamster", "goat")
 INDOOR_PETS = ("dog", "cat", "puppy", "kitten", "rabbit", "hamster")
 WALKED_PETS = ("dog", "puppy", "pony", "goat")
 MALES, FEMALES = ("rooster", "peacock", "ox"), ("hen",)
-SMALL_ANIMALS = (
+SMALL_ANIMALS = listed(
     "mouse squirrel hedgehog frog sparrow rabbit mole robin bee cricket snail wren chipmunk "
     "ladybug dormouse kitten duckling"
-).split()
-LARGE_ANIMALS = "bear wolf deer horse moose lion elephant ox buffalo camel".split()
-FOREST_ANIMALS = (
+)
+LARGE_ANIMALS = listed("bear wolf deer horse moose lion elephant ox buffalo camel")
+FOREST_ANIMALS = listed(
     "fox badger otter beaver raccoon hare squirrel hedgehog rabbit deer owl turtle mouse mole bear"
-).split()
+)
 
 HURT_ANIMALS = (
     ("bird", "wing"),
@@ -53,21 +59,23 @@ HURT_ANIMALS = (
     ("duckling", "foot"),
 )
 
-TOYS = (
+TOYS = listed(
     "ball, doll, kite, toy car, toy boat, teddy bear, drum, spinning top, toy train, puzzle, "
-    "jump rope, paper plane, yo-yo, wagon, puppet, toy robot, hoop, toy castle, scooter"
-).split(", ")
-THINGS = (
+    "jump rope, paper plane, yo-yo, wagon, puppet, toy robot, hoop, toy castle, scooter",
+    ", ",
+)
+THINGS = listed(
     "ring, key, hat, scarf, bell, shell, coin, button, lamp, book, whistle, basket, mitten, "
     "umbrella, watch, feather, spoon, map, necklace, ribbon, marble, notebook, backpack, glove, "
-    "pencil box, flute, locket, lunch box, magnet, compass"
-).split(", ")
-COLOURS = (
-    "red blue green yellow purple orange pink white brown golden silver black gray violet".split()
+    "pencil box, flute, locket, lunch box, magnet, compass",
+    ", ",
 )
-LOOKS = (
+COLOURS = listed(
+    "red blue green yellow purple orange pink white brown golden silver black gray violet"
+)
+LOOKS = listed(
     "shiny new old little big pretty bright striped spotted round tiny lovely plain fine special"
-).split()
+)
 FEARS = (
     ("the dark", "walk through a dark tunnel"),
     ("deep water", "row across the deep pond"),
@@ -92,8 +100,8 @@ SKILLS = (
     ("knit", "got tangled in the yarn"),
     ("play chess", "lost in five moves"),
 )
-SEEDS = (
-    "sunflower pumpkin rose tomato carrot bean tulip pea strawberry cucumber lavender melon".split()
+SEEDS = listed(
+    "sunflower pumpkin rose tomato carrot bean tulip pea strawberry cucumber lavender melon"
 )
 TREASURES = (
     "a bag of marbles",
@@ -123,23 +131,27 @@ DISHES = (
     ("mushroom stew", "mushrooms", "the old hunter"),
     ("rice pudding", "milk", "the milkmaid"),
 )
-SNACKS = (
+SNACKS = listed(
     "sandwiches, cherries, crackers, grapes, pears, peaches, raisins, nuts, popcorn, buns, "
-    "waffles, biscuits, cupcakes, doughnuts, oranges, bananas"
-).split(", ")
-SUPPERS = (
+    "waffles, biscuits, cupcakes, doughnuts, oranges, bananas",
+    ", ",
+)
+SUPPERS = listed(
     "hot soup, warm bread and cheese, noodles, fried fish, baked potatoes, rice and beans, "
-    "chicken pie, tomato soup, roasted corn, dumplings"
-).split(", ")
-TOWNS = (
+    "chicken pie, tomato soup, roasted corn, dumplings",
+    ", ",
+)
+TOWNS = listed(
     "Willow Hill, Greenford, Maple Bay, Stony Brook, Little Harbor, Oakwell, Sandy Point, "
-    "Cherry Lane, Windmill End, Rosefield"
-).split(", ")
-WOODS = (
+    "Cherry Lane, Windmill End, Rosefield",
+    ", ",
+)
+WOODS = listed(
     "the Whispering Wood, the Green Wood, the old oak forest, the pine forest, the misty valley, "
-    "the wide meadow, the reedy marsh, the hazel grove"
-).split(", ")
-NUMBERS = "two three four five six seven eight nine ten eleven twelve".split()
+    "the wide meadow, the reedy marsh, the hazel grove",
+    ", ",
+)
+NUMBERS = listed("two three four five six seven eight nine ten eleven twelve")
 
 # The name of a place, how one is there, and spots in it where a thing can be.
 PLACES = (
@@ -163,10 +175,10 @@ PLACES = (
 NATURE = tuple(
     place
     for place in PLACES
-    if place[0].split()[1] in "park garden forest beach hill river lake meadow orchard".split()
+    if place[0].split()[1] in listed("park garden forest beach hill river lake meadow orchard")
 )
-JOBS = (
+JOBS = listed(
     "baker farmer teacher doctor fisherman mailman gardener shopkeeper firefighter painter "
     "carpenter tailor librarian blacksmith policeman nurse shoemaker potter"
-).split()
-INSTRUMENTS = "violin piano flute guitar trumpet drum harp cello".split()
+)
+INSTRUMENTS = listed("violin piano flute guitar trumpet drum harp cello")

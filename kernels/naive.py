@@ -1,0 +1,240 @@
+"""The naive twins as implementations of the ops: loops over tokens, Python floats, no tricks.
+
+Each adapts the twin beside a definition (`attend_naive`, `route_naive`, ...) to the op's
+arguments. They are the first rows that the op table's checks are run on, and the slow form to
+read next to any kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinymoe.core import Array, Numerics, Permutation, RopeCard, RouterCard, Routing, Sampling
+from tinymoe.kernels.check_sample import Drawn
+from tinymoe.model.attention import attend_naive
+from tinymoe.model.experts import ffn
+from tinymoe.model.norm import rmsnorm_naive
+from tinymoe.model.precision import store
+from tinymoe.model.router import route_naive, router_logits, score
+from tinymoe.random_draw import draw
+
+
+def _as_stored(values: Any, numerics: Numerics, shape: tuple[int, ...]) -> Array:
+    return store(np.array(values, numerics.dtype).reshape(shape), numerics.storage)
+
+
+def linear(x: Array, weight: Array, numerics: Numerics) -> Array:
+    """One dot product at a time."""
+    out = [[math.fsum(float(a) * float(b) for a, b in zip(row, column, strict=True))
+            for column in weight] for row in x]  # fmt: skip
+    return _as_stored(out, numerics, (len(x), len(weight)))
+
+
+def rmsnorm(
+    x: Array, weight: Array, eps: float, numerics: Numerics, *, rounds_before_weight: bool
+) -> Array:
+    """One vector at a time; the weight apart where x / rms is rounded before it."""
+    rows = x.reshape(-1, x.shape[-1])
+    if not rounds_before_weight:
+        return _as_stored([rmsnorm_naive(row, weight, eps) for row in rows], numerics, x.shape)
+    ones = np.ones_like(weight)
+    normed = _as_stored([rmsnorm_naive(row, ones, eps) for row in rows], numerics, x.shape)
+    return store(normed * weight, numerics.storage)
+
+
+def rope(x: Array, tables: tuple[Array, Array], card: RopeCard, numerics: Numerics) -> Array:
+    """One pair at a time, as a complex number times cos + i sin."""
+    out = x.copy()
+    half = card.rotary_dim // 2
+    for t, head, j in np.ndindex(x.shape[0], x.shape[1], half):
+        first, second = (j, j + half) if card.pairing == "half" else (2 * j, 2 * j + 1)
+        turn = complex(tables[0][t, 0, j], tables[1][t, 0, j])
+        product = complex(x[t, head, first], x[t, head, second]) * turn
+        out[t, head, first], out[t, head, second] = product.real, product.imag
+    return store(out, numerics.storage)
+
+
+def attention_decode(
+    q: Array,
+    key_pages: Array,
+    value_pages: Array,
+    block_tables: Sequence[Array],
+    lengths: Sequence[int],
+    scale: float,
+    numerics: Numerics,
+) -> Array:
+    """One sequence at a time, its keys fetched one by one."""
+    rows = []
+    for r, (table, length) in enumerate(zip(block_tables, lengths, strict=True)):
+        size = key_pages.shape[1]
+        places = [(int(table[i // size]), i % size) for i in range(length)]
+        k = np.array([key_pages[page, place] for page, place in places])  # (length, Nk, D)
+        v = np.array([value_pages[page, place] for page, place in places])
+        rows.append(attend_naive(q[r], k, v, scale))
+    return _as_stored(rows, numerics, q.shape)
+
+
+def attention_prefill(
+    q: Array,
+    key_pages: Array,
+    value_pages: Array,
+    block_table: Array,
+    start: int,
+    scale: float,
+    numerics: Numerics,
+) -> Array:
+    """A decode of each token, as if the later ones had not come yet."""
+    lengths = [start + t + 1 for t in range(len(q))]
+    tables = [block_table] * len(q)
+    return attention_decode(q, key_pages, value_pages, tables, lengths, scale, numerics)
+
+
+def route(
+    x: Array, weight: Array, bias: Array | None, card: RouterCard, numerics: Numerics
+) -> Routing:
+    """One token at a time; group limits as a second bias, which masks what was dropped."""
+    logits = router_logits(x, weight, card, numerics)
+    scores = score(logits, card)
+    ids = np.zeros((len(x), card.top_k), np.int64)
+    weights = np.zeros((len(x), card.top_k), numerics.dtype)
+    margin = np.full(len(x), np.inf, numerics.dtype)
+    for t, row in enumerate(scores):
+        values = [float(value) for value in row]
+        extra = [0.0] * card.experts if bias is None else [float(b) for b in bias]
+        if card.groups_kept < card.groups:
+            extra = _mask_groups(values, extra, card)
+        pairs = route_naive(logits[t], np.array(extra), card)
+        ids[t], weights[t] = [e for e, _ in pairs], [w for _, w in pairs]
+        ranked = sorted((v + b for v, b in zip(values, extra, strict=True)), reverse=True)
+        if card.top_k < card.experts:
+            margin[t] = ranked[card.top_k - 1] - ranked[card.top_k]
+    return Routing(logits, scores, ids, weights, margin)
+
+
+def _mask_groups(values: list[float], bias: list[float], card: RouterCard) -> list[float]:
+    """The bias (E,), changed so that value + bias is -inf or 0 in every dropped group."""
+    if any(map(math.isnan, values)):
+        return bias
+    size = card.experts // card.groups
+    biased = [v + b for v, b in zip(values, bias, strict=True)]
+    members = [sorted(biased[g * size : (g + 1) * size], reverse=True) for g in range(card.groups)]
+    best = 1 if card.group_score == "max" else 2
+    ranked = sorted(range(card.groups), key=lambda g: (-sum(members[g][:best]), g))
+    masks = {"-inf": lambda value: -math.inf, "zero": lambda value: -value}
+    mask = masks[card.dropped_group]
+    dropped = ranked[card.groups_kept :]
+    return [mask(v) if e // size in dropped else bias[e] for e, v in enumerate(values)]
+
+
+def permute(ids: Array, experts: int) -> Permutation:
+    """A list of slots for each expert."""
+    flat = [int(i) for i in ids.reshape(-1)]
+    lists = [[slot for slot, e in enumerate(flat) if e == expert] for expert in range(experts)]
+    order = [slot for slots in lists for slot in slots]
+    offsets = [sum(map(len, lists[:expert])) for expert in range(experts + 1)]
+    return Permutation(np.array(order, np.int64), np.array(offsets, np.int64))
+
+
+def expert_ffn(
+    x: Array, gate_up: Array, down: Array, offsets: Array, numerics: Numerics
+) -> Array:
+    """One row at a time through its expert, as `moe_naive` does."""
+    out = np.empty_like(x)
+    for r in range(len(x)):
+        expert = max(e for e in range(len(gate_up)) if offsets[e] <= r)
+        out[r] = ffn(x[r][None], gate_up[expert], down[expert], numerics)[0]
+    return out
+
+
+def combine(expert_out: Array, weights: Array, numerics: Numerics) -> Array:
+    """One number at a time, choices in order."""
+    tokens, chosen, hidden = expert_out.shape
+    out = np.zeros((tokens, hidden), numerics.dtype)
+    for t, h in np.ndindex(tokens, hidden):
+        total = 0.0
+        for k in range(chosen):
+            total += float(weights[t, k]) * float(expert_out[t, k, h])
+        out[t, h] = total
+    return store(out, numerics.storage)
+
+
+def sample(
+    logits: Array,
+    sampling: Sampling,
+    prompt_ids: Sequence[int] = (),
+    output_ids: Sequence[int] = (),
+    end_ids: Collection[int] = (),
+) -> Drawn:
+    """A dict of the tokens still possible, from which each step strikes some."""
+    x = _penalised(logits, sampling, prompt_ids, output_ids, end_ids)
+    if sampling.temperature < 1e-5:
+        best = max(x, key=lambda i: (x[i], -i))
+        return Drawn(np.eye(len(logits))[best], best)
+    x = {i: value / sampling.temperature for i, value in x.items() if value > -math.inf}
+    steps = [_min_p, _top_k, _top_p] if sampling.order == "vllm" else [_top_k, _top_p, _min_p]
+    for step in steps:
+        x = step(x, sampling)
+    powers = _powers(x)
+    probabilities = np.zeros(len(logits))
+    for i, power in powers.items():
+        probabilities[i] = power / math.fsum(powers.values())
+    return Drawn(probabilities, draw(probabilities, sampling.seed, len(output_ids)))
+
+
+Tokens = dict[int, float]  # token id -> logit
+
+
+def _penalised(
+    logits: Array,
+    sampling: Sampling,
+    prompt_ids: Sequence[int],
+    output_ids: Sequence[int],
+    end_ids: Collection[int],
+) -> Tokens:
+    forbidden = {*end_ids, *sampling.stop_ids} if len(output_ids) < sampling.min_tokens else set()
+    seen, counts = {*prompt_ids, *output_ids}, Counter(output_ids)
+    x: Tokens = {}
+    for i, logit in enumerate(logits):
+        value = -math.inf if i in forbidden else float(logit)
+        value += sampling.logit_bias.get(i, 0.0)
+        if i in seen:
+            r = sampling.repetition_penalty
+            value = value / r if value > 0 else value * r
+        if counts[i]:
+            value -= sampling.frequency_penalty * counts[i] + sampling.presence_penalty
+        x[i] = value
+    return x
+
+
+def _powers(x: Tokens) -> Tokens:
+    top = max(x.values())
+    return {i: math.exp(value - top) for i, value in x.items()}
+
+
+def _min_p(x: Tokens, sampling: Sampling) -> Tokens:
+    powers = _powers(x)
+    return {i: value for i, value in x.items() if powers[i] >= sampling.min_p}
+
+
+def _top_k(x: Tokens, sampling: Sampling) -> Tokens:
+    if sampling.top_k == 0:
+        return x
+    least = sorted(x.values(), reverse=True)[: sampling.top_k][-1]
+    return {i: value for i, value in x.items() if value >= least}
+
+
+def _top_p(x: Tokens, sampling: Sampling) -> Tokens:
+    powers = _powers(x)
+    total, mass = math.fsum(powers.values()), 0.0
+    kept: Tokens = {}
+    for i in sorted(x, key=lambda i: (-x[i], i)):
+        if kept and mass >= sampling.top_p * total:
+            break
+        kept[i] = x[i]
+        mass += powers[i]
+    return kept

@@ -1,0 +1,252 @@
+"""Each fast form of the definition against its slow twin in the same file.
+
+The twins are short loops in Python floats (float64), so a float32 result may differ from them by
+float32's own rounding and by nothing else. u = 2^-24 is the most by which one float32 operation is
+off, relative to its result; the bounds below count operations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tinymoe.cache import PagedCache
+from tinymoe.core import (
+    NUMERICS,
+    Batch,
+    ModelConfig,
+    Numerics,
+    RopeCard,
+    RouterCard,
+    Routing,
+    Run,
+)
+from tinymoe.model.attention import (
+    attend,
+    attend_naive,
+    attention_decode,
+    attention_prefill,
+    slots_of,
+    write_pages,
+)
+from tinymoe.model.experts import moe_naive, permute
+from tinymoe.model.norm import rmsnorm, rmsnorm_naive
+from tinymoe.model.params import AttentionParams, LayerParams, MoeParams, Params
+from tinymoe.model.precision import store
+from tinymoe.model.rope import rope, rope_naive, rope_tables
+from tinymoe.model.router import route_logits, route_naive
+from tinymoe.model.transformer import forward
+
+pytestmark = pytest.mark.definition
+
+FP32 = NUMERICS["fp32"]
+U = 2.0**-24
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 300])
+@pytest.mark.parametrize("magnitude", [1e-4, 1.0, 1e4])
+def test_rmsnorm(size: int, magnitude: float) -> None:
+    # at 1e-4 eps decides the result: outside the root, or missing, it shows
+    x, weight = normal(3, size) * np.float32(magnitude), normal(size, seed=1)
+    got = rmsnorm(x, weight, 1e-6, FP32, rounds_before_weight=True)
+    wanted = np.array([rmsnorm_naive(row, weight, 1e-6) for row in x])
+    # N squares and a sum of N positive terms: (N + 1) u at most; mean, eps and its addition: 3 u;
+    # the root halves these; root, quotient and product: 3 u
+    bound = ((size + 4) / 2 + 3) * U
+    assert (np.abs(got - wanted) <= bound * np.abs(wanted)).all()
+
+
+@pytest.mark.parametrize("pairing", ["half", "interleaved"])
+@pytest.mark.parametrize("rotary_dim", [16, 8])
+def test_rope(pairing: Any, rotary_dim: int) -> None:
+    # pairs taken the other way, or dimensions past rotary_dim turned, give fluent nonsense
+    card = RopeCard(theta=1e4, rotary_dim=rotary_dim, pairing=pairing)
+    positions = np.array([0, 1, 5, 100_000])
+    x = normal(4, 2, 16)
+    got = rope(x, rope_tables(positions, card, FP32), card, FP32)
+    for t, position in enumerate(positions):
+        for head in range(2):
+            wanted = rope_naive(x[t, head], int(position), card)
+            # two products of factors rounded once each (2 u), and their sum (u); both members of
+            # a pair are at most the largest value
+            bound = 3 * U * 2 * np.abs(x[t, head]).max()
+            assert np.abs(got[t, head] - wanted).max() <= bound
+    np.testing.assert_array_equal(got[..., rotary_dim:], x[..., rotary_dim:])
+
+
+@pytest.mark.parametrize("n", [1, 2, 33])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])
+def test_attend(n: int, heads: int, kv_heads: int) -> None:
+    # with 6 query and 2 key heads, head 1 reads key head 0 (consecutive), not 1 (alternating)
+    q, k, v = normal(heads, 8), normal(n, kv_heads, 8, seed=1), normal(n, kv_heads, 8, seed=2)
+    scale = 8**-0.5
+    got, wanted = attend(q, k, v, scale), np.array(attend_naive(q, k, v, scale))
+    # a score: a dot product over D = 8, the scale, the maximum off: (D + 3) u of the largest
+    # sum |q||k|; it moves a weight by twice that factor. exp (4 u), its sum over n, the quotient
+    # and the weighted sum over n: (2 n + 6) u of the largest value. 1.01: products of errors
+    largest = scale * np.abs(q).sum(axis=-1).max() * np.abs(k).max()
+    bound = 1.01 * (2 * (8 + 3) * largest + 2 * n + 6) * U * np.abs(v).max()
+    assert np.abs(got - wanted).max() <= bound
+
+
+@pytest.mark.parametrize("preset", NUMERICS)
+def test_prefill_is_decode_bit_for_bit(preset: str) -> None:
+    # vllm#26042: a prompt cut into chunks gave other numbers than one in a piece
+    numerics = NUMERICS[preset]
+    tokens, page_size, table = 11, 4, np.array([3, 0, 2])
+    q, k, v = (
+        store(normal(tokens, heads, 8, seed=heads).astype(numerics.dtype), numerics.storage)
+        for heads in (6, 2, 2)
+    )
+    pages = np.full((2, 4, page_size, 2, 8), np.nan, numerics.dtype)  # a stray read shows
+    for kind, values in enumerate((k, v)):
+        write_pages(pages[kind], slots_of(np.arange(tokens), table, page_size), values)
+    whole = attention_prefill(q, *pages, table, 0, 0.3, numerics)
+    cut = [attention_prefill(q[a:b], *pages, table, a, 0.3, numerics) for a, b in ((0, 5), (5, 11))]
+    single = attention_decode(q, *pages, [table] * tokens, list(range(1, 12)), 0.3, numerics)
+    np.testing.assert_array_equal(np.concatenate(cut), whole)
+    np.testing.assert_array_equal(single, whole)
+
+
+# ------------------------------------------------------------------------------- router, experts
+
+CARD = RouterCard(
+    experts=8,
+    top_k=3,
+    score="softmax",
+    selection_bias=False,
+    groups=1,
+    groups_kept=1,
+    group_score="none",
+    dropped_group="none",
+    weight_from="score",
+    renormalise=True,
+    renorm_epsilon=0.0,
+    renorm_floor=0.0,
+    scale=1.0,
+    weight_on="output",
+    logits_dtype="model",
+    bias_dtype="model",
+    tie_rule="lowest_index",
+)
+CARDS = {
+    "qwen": CARD,
+    "olmoe": replace(CARD, renormalise=False),
+    "deepseek_v3": replace(
+        CARD, score="sigmoid", selection_bias=True, renorm_epsilon=1e-20, scale=2.5
+    ),
+    "ernie": replace(CARD, selection_bias=True, renorm_floor=1e-12),
+    "gpt_oss": replace(CARD, score="identity", weight_from="softmax_of_chosen", renormalise=False),
+    "llama4": replace(
+        CARD, score="identity", weight_from="sigmoid_of_chosen", renormalise=False, top_k=1
+    ),
+    "all experts": replace(CARD, top_k=8),
+}
+
+
+@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("ties", [False, True])
+def test_route(name: str, ties: bool) -> None:
+    # ties: logits that are whole numbers, so that several experts share a score (vllm#52679: the
+    # library's top-k leaves open which of them wins). The bias chooses and never weighs
+    # (vllm#12002).
+    card = CARDS[name]
+    logits = np.round(normal(50, 8)) if ties else normal(50, 8)
+    bias = normal(8, seed=1) if card.selection_bias else None
+    got = route_logits(logits, bias, card)
+    for t in range(len(logits)):
+        wanted = route_naive(logits[t], bias, card)
+        assert sorted(got.ids[t].tolist()) == sorted(expert for expert, _ in wanted)
+        exact = dict(wanted)
+        for expert, weight in zip(got.ids[t].tolist(), got.weights[t].tolist(), strict=True):
+            # both begin with the same float32 scores or logits; the rest is a sum over K (K u),
+            # epsilon, quotient and scale (3 u), and for a softmax of the chosen, whose twin sums
+            # the same powers in another order in float32, K u more
+            assert abs(weight - exact[expert]) <= (2 * card.top_k + 3) * U * exact[expert]
+        pairs = list(zip((-got.weights[t]).tolist(), got.ids[t].tolist(), strict=True))
+        assert pairs == sorted(pairs)  # weight descending, then id
+
+
+@pytest.mark.parametrize("weight_on", ["output", "input"])
+@pytest.mark.parametrize("preset", NUMERICS)
+def test_grouped_experts_equal_the_loop_bit_for_bit(preset: str, weight_on: Any) -> None:
+    # sorted, grouped, put back and summed: the same bits as token by token, choice by choice.
+    # 2 tokens with 3 of 8 experts leave some expert unused: its rows are an empty range.
+    numerics, card = NUMERICS[preset], replace(CARD, weight_on=weight_on)
+    taps: dict[str, np.ndarray] = {}
+
+    def keep(name: str, value: np.ndarray) -> None:
+        taps[name] = value.copy()
+
+    config, params = one_layer(card, numerics)
+    cache = PagedCache.for_model(config, numerics, positions=2)
+    run = Run(slice(0, 2), 0, np.array(cache.allocate(1)))
+    batch = Batch(np.arange(2), np.arange(2), (run,), np.arange(2))
+    forward(params, config, batch, cache, numerics, tap=keep)
+    routing = Routing(*(taps[f"layers.0.router.{field}"] for field in Routing._fields))
+    assert len(np.unique(routing.ids)) < card.experts
+    normed, ffn = taps["layers.0.moe.norm"], params.layers[0].ffn
+    assert isinstance(ffn, MoeParams)
+    wanted = moe_naive(normed, routing, ffn.gate_up, ffn.down, card, numerics)
+    np.testing.assert_array_equal(taps["layers.0.moe.routed"], wanted)
+
+
+def one_layer(card: RouterCard, numerics: Numerics) -> tuple[ModelConfig, Params]:
+    """A model of one layer with random weights; V 4, H 12, D 6, I 5."""
+    V, H, D, width, E = 4, 12, 6, 5, card.experts
+    config = ModelConfig(
+        family="test",
+        vocab_size=V,
+        hidden_size=H,
+        layers=("moe",),
+        heads=2,
+        kv_heads=1,
+        head_dim=D,
+        qk_norm=False,
+        attention_scale=D**-0.5,
+        rope=RopeCard(theta=1e4, rotary_dim=D, pairing="half"),
+        rms_norm_eps=1e-6,
+        norm_rounds_before_weight=True,
+        dense_intermediate=1,
+        moe_intermediate=width,
+        router=card,
+        tied_head=True,
+        max_positions=8,
+    )
+
+    def stored(seed: int, *shape: int) -> np.ndarray:
+        return store(normal(*shape, seed=seed).astype(numerics.dtype), numerics.storage)
+
+    attention = AttentionParams(
+        norm=stored(1, H),
+        q=stored(2, 2 * D, H),
+        k=stored(3, D, H),
+        v=stored(4, D, H),
+        out=stored(5, H, 2 * D),
+        q_norm=None,
+        k_norm=None,
+    )
+    experts = MoeParams(
+        norm=stored(6, H),
+        router=stored(7, E, H),
+        selection_bias=None,
+        gate_up=stored(8, E, 2 * width, H),
+        down=stored(9, E, H, width),
+    )
+    layers = (LayerParams(attention=attention, ffn=experts),)
+    embed = stored(10, V, H)
+    return config, Params(embed=embed, layers=layers, final_norm=stored(11, H), head=embed)
+
+
+def test_permutation_is_stable() -> None:
+    # worked out by hand: slots are t * K + k, in the order of experts 0, 2, 2, 3
+    order, offsets = permute(np.array([[2, 0], [3, 2]]), experts=5)
+    assert order.tolist() == [1, 0, 3, 2]
+    assert offsets.tolist() == [0, 1, 1, 3, 4, 4]

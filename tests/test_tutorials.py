@@ -1,0 +1,96 @@
+"""The tutorial pages, run as a reader runs them: a page that has rotted fails here."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+
+mpl.use("Agg")  # no window
+
+FOLDER = Path(__file__).parents[1] / "tutorials"
+PAGES = sorted(FOLDER.glob("plot_*.py"))
+
+# What "check yourself" invites a reader to spoil: page, right code, wrong code.
+DAMAGE = (
+    ("plot_01_router", "power / sum(powers.values())", "power"),
+    ("plot_01_router", "key=lambda e: -logits[e]", "key=lambda e: logits[e]"),
+    (
+        "plot_02_experts",
+        "mine = order[offsets[e] : offsets[e + 1]] // K",
+        "mine = order[offsets[e] : offsets[e + 1]]",
+    ),
+    (
+        "plot_03_attention_and_cache",
+        "page, place = TABLE[i // P], i % P",
+        "page, place = TABLE[i // P], i // P",
+    ),
+    ("plot_04_logits_to_text", "np.sort(logits)[-k]", "np.sort(logits)[-k - 1]"),
+    ("plot_04_logits_to_text", "return powers / powers.sum()", "return powers"),
+)
+
+
+@pytest.fixture(autouse=True)
+def pictures(monkeypatch: pytest.MonkeyPatch):
+    """How many figures a page has shown; none is left open and no setting leaks to the next."""
+    shown: list[int] = []
+
+    def show() -> None:
+        shown.extend(plt.get_fignums())
+        plt.close("all")
+
+    monkeypatch.setattr(plt, "show", show)
+    with mpl.rc_context():
+        yield shown
+    plt.close("all")
+
+
+def test_there_are_pages() -> None:
+    # A glob that finds nothing would make every other test here pass.
+    assert [page.name[:8] for page in PAGES[:4]] == ["plot_01_", "plot_02_", "plot_03_", "plot_04_"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_runs(page: Path, pictures: list[int]) -> None:
+    # Every assert of the page holds, also for retrained weights.
+    runpy.run_path(str(page))
+    assert len(pictures) >= 2  # one picture of the right thing, one of the broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_has_its_parts(page: Path) -> None:
+    # A page is short enough to read, has a check to fail and a bug to find.
+    text = page.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 300
+    assert text.index("# Check yourself\n") < text.index("# Break it\n")
+    assert "first_difference(" in text
+
+
+@pytest.mark.parametrize(("name", "good", "bad"), DAMAGE)
+def test_the_check_can_be_failed(name: str, good: str, bad: str, tmp_path: Path) -> None:
+    # A check that passes whatever the reader writes teaches nothing.
+    text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    assert text.count(good) == 1
+    spoiled = tmp_path / f"{name}.py"
+    spoiled.write_text(text.replace(good, bad), encoding="utf-8")
+    with pytest.raises(AssertionError):
+        runpy.run_path(str(spoiled))
+
+
+def test_the_gallery_builds_without_a_warning(tmp_path: Path) -> None:
+    # Broken headings and links, without running the pages again.
+    pytest.importorskip("sphinx_gallery", reason="the gallery needs the extra `docs`")
+    for file in (*FOLDER.glob("*.py"), *FOLDER.glob("*.rst")):
+        shutil.copy(file, tmp_path)
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "-D", "plot_gallery=0"]
+    done = subprocess.run(
+        [*command, str(tmp_path), str(tmp_path / "html")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "html" / "gallery" / f"{PAGES[0].stem}.html").is_file()

@@ -1,0 +1,166 @@
+"""`python -m tinymoe bench`: speed and feel of a model on this machine, each number defined."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from tinymoe.cli import options, report
+
+WORK = "Work"
+FULL = {"prompt": 128, "tokens": 64, "repeats": 5}
+QUICK = {"prompt": 16, "tokens": 8, "repeats": 2}
+WITH_QUICK = "{full}, with --quick {quick}"
+
+
+def _sized(name: str, help_text: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        f"--{name}",
+        help=help_text,
+        show_default=WITH_QUICK.format(full=FULL[name], quick=QUICK[name]),
+        rich_help_panel=WORK,
+    )
+    return option
+
+
+def bench(
+    model: options.Model = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="small|medium|shipped",
+            help="A model of random weights in place of a folder's, drawn in memory. "
+            "medium is 0.9 G parameters: 3.7 GB in fp32, twice that in exact.",
+            show_default=False,
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    numerics: options.Numerics = "fp32",
+    prompt: Annotated[int | None, _sized("prompt", "Tokens of each prompt.")] = None,
+    tokens: Annotated[int | None, _sized("tokens", "Tokens that each request generates.")] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--batch",
+            help="Requests decoded together. Repeat for more.",
+            show_default="1 and 8",
+            rich_help_panel=WORK,
+        ),
+    ] = None,
+    repeats: Annotated[int | None, _sized("repeats", "Timed rounds of everything.")] = None,
+    warmup: Annotated[
+        int, typer.Option(help="Rounds before the timed ones.", rich_help_panel=WORK)
+    ] = 1,
+    seed: Annotated[
+        int, typer.Option(help="Of the prompts and of random weights.", rich_help_panel=WORK)
+    ] = 0,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="A few seconds: see that it works.", rich_help_panel=WORK),
+    ] = False,
+    start: Annotated[
+        bool,
+        typer.Option(help="Time whole processes to their first word.", rich_help_panel=WORK),
+    ] = True,
+    memory: Annotated[
+        bool,
+        typer.Option(help="Measure peak memory in a fresh process.", rich_help_panel=WORK),
+    ] = True,
+    as_json: options.Json = False,
+) -> None:
+    """Measure speed: prefill, decode, latency, memory, start, and how near the limit that is.
+
+    [bold]Examples[/bold]
+
+    python -m tinymoe bench --quick
+
+    python -m tinymoe bench --shape small --batch 1 --batch 4 --prompt 512
+
+    python -m tinymoe bench --model path/to/folder --json > bench.json
+    """
+    with report.outcome(as_json):
+        from tinymoe.measure.bench import bench as measure
+        from tinymoe.measure.setup import Settings
+
+        sizes = QUICK if quick else FULL
+        settings = Settings(
+            model=None if model is None else str(model),
+            shape=shape,
+            seed=seed,
+            numerics=numerics,
+            prompt=sizes["prompt"] if prompt is None else prompt,
+            tokens=sizes["tokens"] if tokens is None else tokens,
+            batches=tuple(batch or (1, 8)),
+            repeats=sizes["repeats"] if repeats is None else repeats,
+            warmup=warmup,
+            start=start,
+            memory=memory,
+        )
+        with _progress() as progress:
+            found = measure(settings, progress=progress)
+        if as_json:
+            report.print_json(found)
+        else:
+            _show(found)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """A bar on stderr where someone is looking, nothing elsewhere."""
+    if not report.is_terminal(sys.stderr):
+        yield lambda what, part: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    # refreshed when something happens, never by a thread: it would run beside what is timed
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, auto_refresh=False
+    ) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def advance(what: str, part: float) -> None:
+            bar.update(task, description=what, completed=part, refresh=True)
+
+        yield advance
+
+
+# ------------------------------------------------------------------------------- the page
+
+
+def _show(found: dict[str, Any]) -> None:
+    """Tables on stdout: rich on a terminal, plain elsewhere."""
+    from tinymoe.cli import bench_page as page
+
+    style = report.Style(sys.stdout)
+    for label, text in page.heading(found):
+        print(f"{style.bold(label)}{' ' * (9 - len(label))}{text}")
+    for title, rows in page.tables(found):
+        _table(title, rows)
+    print("\n" + style.bold("what the numbers mean"))
+    print(page.definitions(found, shutil.get_terminal_size((100, 24)).columns))
+    for warning in found["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _table(title: str, rows: list[list[str]]) -> None:
+    """The first row is the head."""
+    print()
+    if not report.is_terminal(sys.stdout):
+        print(f"{title}\n{report.table(rows)}")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(rows[0]):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console(markup=False).print(table)  # [3 - 4] is a range, not a style
