@@ -85,7 +85,7 @@ def _kept(case: dict[str, Any], stricter: float) -> int:
     sampling: Sampling = case["sampling"]
     # top_p works on the mass to drop, 1 - top_p: more of it is stricter
     top_p = min(sampling.top_p - stricter, 1.0) if sampling.top_p < 1 else 1.0
-    min_p = sampling.min_p * (1 + stricter)
+    min_p = min(sampling.min_p * (1 + stricter), 1.0)
     nudged = replace(sampling, top_p=max(top_p, 0.0), min_p=min_p)
     return int(np.isfinite(sampler.processed_logits(**{**case, "sampling": nudged})).sum())
 

@@ -1,4 +1,4 @@
-"""The checks of the op table, one a row: is this output what the definition gives?
+"""The checks of the op table, one a row: is an output what the definition gives.
 
 Each takes the case (the op's arguments by name) and an implementation's output, and raises an
 AssertionError that says op, first wrong index, got, expected, difference and bound. `route` and
@@ -7,6 +7,7 @@ AssertionError that says op, first wrong index, got, expected, difference and bo
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def check_expert_ffn(case: Case, got: Any) -> None:
     """Two products with silu(gate) * up between them; see `ffn_bound`."""
     numerics, bounds = case["numerics"], case["offsets"].tolist()
     expect_array("expert_ffn: out", got, case["x"].shape, numerics.dtype)
-    for expert, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for expert, (start, stop) in enumerate(pairwise(bounds)):
         if start == stop:
             continue
         x, gate_up = case["x"][start:stop], case["gate_up"][expert]
@@ -59,9 +60,7 @@ def check_expert_ffn(case: Case, got: Any) -> None:
         compare(what, got[start:stop], want, allowed, numerics.dtype)
 
 
-def ffn_bound(
-    x: Array, gate_up: Array, down: Array, numerics: Numerics
-) -> tuple[Array, Array]:
+def ffn_bound(x: Array, gate_up: Array, down: Array, numerics: Numerics) -> tuple[Array, Array]:
     """What one expert's rows must be, and how closely: zero on the exact grid, else in steps.
 
     g and u = x W: e1 = gamma(H) |x||W|, then storage. silu moves by at most 1.1 e1 and is
@@ -169,9 +168,7 @@ def check_rope(case: Case, got: Any) -> None:
 
 def check_attention_decode(case: Case, got: Any) -> None:
     """Each sequence's token over its own keys; see `attend_bound`."""
-    for r, (table, length) in enumerate(
-        zip(case["block_tables"], case["lengths"], strict=True)
-    ):
+    for r, (table, length) in enumerate(zip(case["block_tables"], case["lengths"], strict=True)):
         _check_token(f"attention_decode: out[{r}]", case, got, r, table, length)
 
 
@@ -182,9 +179,7 @@ def check_attention_prefill(case: Case, got: Any) -> None:
         _check_token(f"attention_prefill: out[{t}]", case, got, t, case["block_table"], length)
 
 
-def _check_token(
-    what: str, case: Case, got: Any, row: int, table: Array, length: int
-) -> None:
+def _check_token(what: str, case: Case, got: Any, row: int, table: Array, length: int) -> None:
     numerics = case["numerics"]
     expect_array(what.partition("[")[0], got, case["q"].shape, numerics.dtype)
     k = wide(read_pages(case["key_pages"], table, length))
@@ -218,4 +213,3 @@ def attend_bound(
     bound = moved @ size + gamma(2 * (n + EXP) + 4, u) * ((p + moved) @ size)
     bound = bound + tiny(numerics) * (1 + size.sum(axis=1, keepdims=True))
     return (p @ values).reshape(q.shape), bound.reshape(q.shape)
-

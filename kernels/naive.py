@@ -30,8 +30,11 @@ def _as_stored(values: Any, numerics: Numerics, shape: tuple[int, ...]) -> Array
 
 def linear(x: Array, weight: Array, numerics: Numerics) -> Array:
     """One dot product at a time."""
-    out = [[math.fsum(float(a) * float(b) for a, b in zip(row, column, strict=True))
-            for column in weight] for row in x]  # fmt: skip
+    out = [
+        math.fsum(float(a) * float(b) for a, b in zip(row, column, strict=True))
+        for row in x
+        for column in weight
+    ]
     return _as_stored(out, numerics, (len(x), len(weight)))
 
 
@@ -140,9 +143,7 @@ def permute(ids: Array, experts: int) -> Permutation:
     return Permutation(np.array(order, np.int64), np.array(offsets, np.int64))
 
 
-def expert_ffn(
-    x: Array, gate_up: Array, down: Array, offsets: Array, numerics: Numerics
-) -> Array:
+def expert_ffn(x: Array, gate_up: Array, down: Array, offsets: Array, numerics: Numerics) -> Array:
     """One row at a time through its expert, as `moe_naive` does."""
     out = np.empty_like(x)
     for r in range(len(x)):
@@ -229,6 +230,8 @@ def _top_k(x: Tokens, sampling: Sampling) -> Tokens:
 
 
 def _top_p(x: Tokens, sampling: Sampling) -> Tokens:
+    if sampling.top_p == 1:
+        return x
     powers = _powers(x)
     total, mass = math.fsum(powers.values()), 0.0
     kept: Tokens = {}

@@ -188,7 +188,6 @@ def _open_shards(folder: Path) -> tuple[tuple[SafetensorsFile, ...], dict[str, S
 
 
 def _plain_file_name(name: str) -> bool:
-    """No separator of any system, no drive, no parent: the name cannot leave the folder."""
+    """No separator of any system, no drive, and not "..": the name cannot leave the folder."""
     short = len(name.encode("utf-8", "replace")) <= 255  # what a file system takes
-    plain = ".." not in name and not set(name) & set("/\\:\0")
-    return short and plain and name.endswith(".safetensors")
+    return short and not set(name) & set("/\\:\0") and name.endswith(".safetensors")

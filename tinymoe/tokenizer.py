@@ -204,7 +204,7 @@ class TextStream:
             return
         rest = self._tokenizer.decode(self._window[-_CONTEXT:], self._skip)
         waiting = len(text) - self._taken
-        clean = text.endswith(rest) and not rest.startswith(_BROKEN) and len(rest) > waiting
+        clean = not rest.startswith(_BROKEN) and len(rest) > waiting
         if clean or len(self._window) >= _WIDEST:  # nothing but broken bytes for so long
             self._window = self._window[-_CONTEXT:]
             self._taken = max(0, len(rest) - waiting)

@@ -8,7 +8,7 @@ warnings.filterwarnings("ignore", "FigureCanvasAgg is non-interactive")  # `plt.
 
 project = "tinymoe"
 extensions = ["sphinx_gallery.gen_gallery"]
-exclude_patterns = ["html", "README.rst", "gallery/GALLERY_HEADER.rst"]
+exclude_patterns = ["html", "README.rst"]
 html_theme = "alabaster"
 html_theme_options = {"page_width": "1000px", "font_size": "16px", "code_font_size": "0.85em"}
 html_copy_source = False
@@ -19,9 +19,11 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": r"plot_\d\d_",
     "ignore_pattern": r"conf\.py",
+    "copyfile_regex": "^$",  # nothing; by default index.rst would be taken for the gallery's own
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,  # a page whose check fails is not published
     "download_all_examples": False,
     "show_signature": False,
+    "write_computation_times": False,
     "min_reported_time": 60,  # seconds: pages take less, and the reader's machine is another
 }

@@ -29,13 +29,14 @@ def qwen() -> Tokenizer:
 def folder_with(
     folder: Path, settings: dict[str, Any], template: bool = False, **files: Any
 ) -> Path:
-    """A folder with a byte-level tokenizer: bytes 0..255 by value, then <s> 256 and </s> 257."""
+    """A folder with a byte-level tokenizer: bytes by value, <s> 256, </s> 257, <tool> 258."""
     alphabet = bytes_to_characters()
     vocab = {character: byte for byte, character in enumerate(alphabet)}
     backend = Backend(models.BPE(vocab, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<s>", "</s>"])
+    backend.add_tokens(["<tool>"])
     if template:
         backend.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", 256)]
@@ -119,7 +120,7 @@ def test_folders_that_cannot_work(tmp_path: Path) -> None:
     with pytest.raises(TinymoeError, match=r"tokenizer\.json, found none"):
         Tokenizer.open(tmp_path)
     folder_with(tmp_path, {}, config={"vocab_size": 100})
-    with pytest.raises(TinymoeError, match=r"258 tokens.*100"):
+    with pytest.raises(TinymoeError, match=r"259 tokens.*100"):
         Tokenizer.open(tmp_path)
     folder_with(tmp_path, {"bos_token": "<bos>", "add_bos_token": True}, config={})
     with pytest.raises(TinymoeError, match="'<bos>' is no token"):
@@ -251,9 +252,10 @@ def test_cost_does_not_grow_with_the_output(
     ids = qwen.encode(TEXT) * 20
     assert streamed(TextStream(qwen), ids) == TEXT * 20
     assert longest < 32
-    broken = [127] * 500  # the first byte of a character, again and again
-    streamed(TextStream(qwen), broken)
+    stream = TextStream(qwen)
+    shown = [stream.push(127) for _ in range(500)]  # first bytes of characters, never a second
     assert longest <= 64
+    assert len("".join(shown)) == 497  # all but what a character's end may still replace
 
 
 def by_letters(tmp_path: Path, text: str, stop: list[str]) -> tuple[list[str], TextStream]:
@@ -283,6 +285,8 @@ def test_first_complete_stop_string_wins(tmp_path: Path) -> None:
     assert "".join(pieces) == "xa"
     pieces, _ = by_letters(tmp_path, "xabc", ["bc", "abc"])
     assert "".join(pieces) == "x"  # both at once: the longer one
+    stream = TextStream(Tokenizer.open(folder_with(tmp_path, {})), ["<tool>", "oo"])
+    assert stream.push(258) == "<t"
 
 
 def test_stop_string_across_tokens_and_characters(qwen: Tokenizer) -> None:

@@ -52,6 +52,12 @@ class Commands(TyperGroup):
         single.command(cmd_name, context_settings=CONTEXT)(function)
         return typer.main.get_command(single)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Name and command of `args`; an unknown one is told which there are."""
+        if args[0] not in COMMANDS:
+            ctx.fail(f"No such command {args[0]!r}. The commands: {', '.join(COMMANDS)}.")
+        return super().resolve_command(ctx, args)
+
 
 def _typer(**settings: Any) -> typer.Typer:
     return typer.Typer(

@@ -192,26 +192,23 @@ def _work(model: Model, work: Work, show: bool, echo: bool) -> None:
     from tinymoe.cli.show import InOrder, Screen
 
     answers = work.answers
-    screen = Screen()
     steps = model.generate_many(
         [a.ids for a in answers], [a.sampling for a in answers], tap=work.load
     )
     readable = model.checkpoint.has_tokenizer
     if show and not readable:
         print("this model folder has no tokenizer.json: token ids follow", file=sys.stderr)
-    view = None
+    view = InOrder(Screen(), [a.prompt for a in answers], echo)
     work.begin = time.perf_counter()
     try:
         for number, token in steps:
             answers[number].tokens.append(token)
-            if show:  # the first label comes with the first token: a bad prompt shows none
-                view = view or InOrder(screen, [a.prompt for a in answers], echo)
+            if show:
                 text = token.text if readable else f"{token.id} "
                 view.add(number, text, token.finish is not None)
     except KeyboardInterrupt:
         work.interrupted = True
-        if view:
-            view.close()
+        view.close()
 
 
 def _show_logprobs(model: Model, work: Work) -> None:

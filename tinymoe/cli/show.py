@@ -24,10 +24,10 @@ class Screen:
         """A piece of text. On a terminal control characters show as a replacement character."""
         if not text:
             return
+        self._open = not text.endswith("\n")  # first: Ctrl-C may come between any two lines
         safe = text.translate(_CONTROLS) if self.terminal else text
         sys.stdout.write(look(safe))
         sys.stdout.flush()
-        self._open = not text.endswith("\n")
 
     def title(self, text: str) -> None:
         """A line of its own, bold."""
@@ -52,30 +52,30 @@ class InOrder:
         self.echo = echo and screen.terminal and len(prompts) == 1
         self._waiting = ["" for _ in prompts]
         self._done = [False for _ in prompts]
-        self._live = 0
-        self._begin()
+        self._live = -1  # nothing is shown before the first token: a bad prompt has no label
 
     def add(self, number: int, text: str, finished: bool) -> None:
         """New text of a prompt's answer."""
         self._done[number] = finished
+        if self._live < 0:
+            self._next()
         if number != self._live:
             self._waiting[number] += text
             return
         self.screen.write(text)
         while self._live < len(self.prompts) and self._done[self._live]:
-            self.screen.end_line()
-            self._live += 1
-            self._begin()
+            self._next()
 
     def close(self) -> None:
         """Show what still waits: the work was interrupted."""
-        while self._live < len(self.prompts):
-            self.screen.end_line()
-            self._live += 1
-            if self._live < len(self.prompts) and self._waiting[self._live]:
-                self._begin()
+        while 0 <= self._live < len(self.prompts):
+            self._next()
+        self.screen.end_line()
 
-    def _begin(self) -> None:
+    def _next(self) -> None:
+        """Close the live answer and show the next, with what it has so far."""
+        self.screen.end_line()
+        self._live += 1
         if self._live >= len(self.prompts):
             return
         prompt = self.prompts[self._live]

@@ -94,7 +94,9 @@ def drop_groups(choice: Array, card: RouterCard) -> Array:
     kept = xp.zeros(rating.shape, dtype=bool)
     xp.put_along_axis(kept, ranked[:, : card.groups_kept], True, axis=-1)
     masked = -xp.inf if card.dropped_group == "-inf" else 0.0
-    dropped: Array = xp.where(kept[..., None], members, choice.dtype.type(masked))
+    # NaN stays: were it masked in some groups only, those would win (vllm#39288)
+    stays = kept[..., None] | xp.isnan(members)  # (T, G, E/G)
+    dropped: Array = xp.where(stays, members, choice.dtype.type(masked))
     return dropped.reshape(tokens, experts)
 
 

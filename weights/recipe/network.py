@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from weights.recipe.attention import CausalAttention
 from weights.recipe.attention import Kernels as AttentionKernels
-from weights.recipe.grouped import Combine, Dispatch, GroupedLinear, Kernels, Sorting, sort_by_expert
+from weights.recipe.grouped import Combine, Dispatch, GroupedLinear, Sorting, sort_by_expert
+from weights.recipe.grouped import Kernels as ExpertKernels
 from weights.recipe.loss import Fused, head_loss
 from weights.recipe.shape import Shape
 
@@ -71,7 +72,7 @@ def project(
     batch, time, _ = x.shape
     kv, d = shape.kv_heads, shape.head_dim
     kind = w.qkv.dtype
-    qkv = F.linear(rms_norm(x, w.attention_norm, shape.eps).to(kind), w.qkv.flatten(0, 1))
+    qkv = functional.linear(rms_norm(x, w.attention_norm, shape.eps).to(kind), w.qkv.flatten(0, 1))
     q, k, v = qkv.view(batch, time, -1, d).split([shape.heads, kv, kv], dim=2)
     q = rotate(rms_norm(q, w.q_norm, shape.eps), cos, sin).to(kind) * d**-0.5
     k = rotate(rms_norm(k, w.k_norm, shape.eps), cos, sin).to(kind)
@@ -89,15 +90,15 @@ def merge_and_route(
     """
     batch, time, _ = x.shape
     heads = mixed.view(batch, shape.heads, time, shape.head_dim).transpose(1, 2)
-    x = x + F.linear(heads.reshape(batch, time, -1), w.o).float()
+    x = x + functional.linear(heads.reshape(batch, time, -1), w.o).float()
     normed = rms_norm(x, w.ffn_norm, shape.eps)
-    return x, normed.to(mixed.dtype), F.linear(normed, w.router.float())
+    return x, normed.to(mixed.dtype), functional.linear(normed, w.router.float())
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up, the two halves of the last axis."""
     gate, up = gate_up.float().chunk(2, dim=-1)
-    return (F.silu(gate) * up).to(gate_up.dtype)
+    return (functional.silu(gate) * up).to(gate_up.dtype)
 
 
 @dataclass
@@ -132,6 +133,10 @@ class MoeNetwork(nn.Module):
     hidden], one block for every `rows` = heads / kv_heads * head_dim outputs where that divides
     them: Muon works on each block, and all have the shape of an expert's gate or up matrix.
     """
+
+    embedding: nn.Parameter
+    final_norm: nn.Parameter
+    shape: Shape
 
     def __init__(self, shape: Shape, dtype: torch.dtype = torch.float32) -> None:
         """Weights are left undefined; `initialise` or a checkpoint fills them."""
@@ -190,7 +195,7 @@ class MoeNetwork(nn.Module):
         self._project = torch.compile(project, dynamic=False)
         self._merge = torch.compile(merge_and_route, dynamic=False)
         self._swiglu = torch.compile(swiglu, dynamic=False)
-        Kernels.compile()
+        ExpertKernels.compile()
         AttentionKernels.compile()
         Fused.compile()
 
@@ -213,7 +218,7 @@ class MoeNetwork(nn.Module):
             name: getattr(self, name).unbind(0) for name in LayerWeights.__dataclass_fields__
         }
         cos, sin = self.tables(tokens.shape[1])
-        x = F.embedding(tokens, self.embedding).float()
+        x = functional.embedding(tokens, self.embedding).float()
         reports = []
         for index in range(shape.layers):
             w = self.layer(stacks, index)
@@ -244,7 +249,7 @@ class MoeNetwork(nn.Module):
     def logits(self, tokens: Tensor) -> Tensor:
         """Next-token logits, [batch, time, vocab]."""
         final, _ = self.hidden(tokens)
-        return F.linear(final, self.embedding).float().view(*tokens.shape, -1)
+        return functional.linear(final, self.embedding).float().view(*tokens.shape, -1)
 
     @torch.no_grad()
     def token_losses(
@@ -252,6 +257,6 @@ class MoeNetwork(nn.Module):
     ) -> tuple[Tensor, list[RouterReport]]:
         """Negative log-likelihood of every target, [batch, time], and the router reports."""
         final, reports = self.hidden(tokens)
-        logits = F.linear(final, self.embedding).float()
-        losses = F.cross_entropy(logits, targets.flatten(), reduction="none")
+        logits = functional.linear(final, self.embedding).float()
+        losses = functional.cross_entropy(logits, targets.flatten(), reduction="none")
         return losses.view_as(targets), reports

@@ -209,7 +209,7 @@ def borrowed_coat(world: World) -> Story:
     model = world.animal(("peacock", "swan", "horse", "parrot", "flamingo", "lion"))
     friend = world.animal(words.SMALL_ANIMALS)
     story = Story(world, hero)
-    disguise = world.one(("a tail of feathers", "a cape of leaves", "a coat of paint", "a crown of flowers"))
+    disguise = world.one(("a fake tail", "a cape of leaves", "a paper mask", "a coat of flowers"))
     gift = world.one(("find the way in the dark", "carry heavy loads", "tell the best stories",
                       "hear the rain before it comes", "make everybody laugh"))
     story.add(beast(hero),

@@ -41,9 +41,7 @@ def tell(rng: random.Random) -> Story:
 
 def chat(user: str, assistant: str) -> str:
     """Render one exchange with the special tokens of the tokenizer."""
-    return (
-        f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n{assistant}<|im_end|>"
-    )
+    return f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n{assistant}<|im_end|>"
 
 
 def render(story: Story, rng: random.Random) -> str:

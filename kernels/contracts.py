@@ -1,0 +1,206 @@
+"""The op table: what a model is made of, what each op owes, and who implements it.
+
+An op is a name, a signature, a definition that every implementation must equal, an exactness
+class that says how closely, inputs to try (hard ones included), and a check. A new
+implementation is one line, and the property tests then run it:
+
+    register("route", "mine", my_route)
+
+Exactness classes. "exact": whole numbers and their order are equal. "exact on the exact grid":
+where inputs are small multiples of a power of two, every order of sums gives the same bits and
+the check demands them; elsewhere a derived bound. "derived bound": see `bounds.py`.
+
+All ops are called by keyword, with the names of the definition, and must leave their inputs as
+they are. `numerics.dtype` is the dtype of every array of numbers, in and out; ids are int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tinymoe import sampler
+from tinymoe.core import TinymoeError
+from tinymoe.kernels import checks, naive
+from tinymoe.kernels.check_route import check_route
+from tinymoe.kernels.check_sample import Drawn, check_sample
+from tinymoe.kernels.checks import Case
+from tinymoe.model.ops import DEFINITION
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+Exactness = Literal["exact", "exact on the exact grid", "derived bound"]
+Implementation = Callable[..., Any]
+
+
+def sample_definition(**case: Any) -> Drawn:
+    """The sampler's two answers to one row of logits: the probabilities, and the draw."""
+    token = sampler.sample(**case).token_id
+    return Drawn(sampler.masked_probabilities(**case), token)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """One row of the table."""
+
+    name: str
+    signature: str  # arguments and result, with shapes
+    exactness: Exactness
+    promise: str  # what "equal" means here, in a sentence
+    check: Callable[[Case, Any], None]  # raises AssertionError
+    implementations: dict[str, Implementation]  # "definition" is what all must equal
+
+    @property
+    def definition(self) -> Implementation:
+        """The function that says what is right."""
+        return self.implementations["definition"]
+
+    def inputs(self) -> SearchStrategy[Case]:
+        """A hypothesis strategy of cases: the op's arguments by name."""
+        try:
+            from tinymoe.kernels import strategies
+        except ModuleNotFoundError as error:
+            if error.name != "hypothesis":
+                raise
+            raise TinymoeError(
+                "drawing inputs for an op needs hypothesis: pip install 'tinymoe[test]'"
+            ) from error
+        return strategies.STRATEGIES[self.name]()
+
+    def judge(self, implementation: Implementation, case: Case) -> None:
+        """Run an implementation on a case; AssertionError unless it keeps the contract."""
+        given = deepcopy(case)
+        got = implementation(**given)
+        for name, value in case.items():
+            if not _same(value, given[name]):
+                raise AssertionError(f"{self.name}: the implementation changed its input {name!r}")
+        self.check(case, got)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal values, arrays bit for bit."""
+    if isinstance(a, np.ndarray):
+        return a.tobytes() == b.tobytes()
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b)
+
+
+_TABLE = (
+    Contract(
+        name="linear",
+        signature="x (T, in), weight (out, in), numerics -> (T, out)",
+        exactness="exact on the exact grid",
+        promise="a dot product in any order, then one rounding to storage",
+        check=checks.check_linear,
+        implementations={"definition": DEFINITION.linear, "naive": naive.linear},
+    ),
+    Contract(
+        name="rmsnorm",
+        signature="x (..., N), weight (N,), eps, numerics, rounds_before_weight -> (..., N)",
+        exactness="derived bound",
+        promise="weight * x / sqrt(mean(x^2) + eps)",
+        check=checks.check_rmsnorm,
+        implementations={"definition": DEFINITION.rmsnorm, "naive": naive.rmsnorm},
+    ),
+    Contract(
+        name="rope",
+        signature="x (T, N, D), tables: cos and sin (T, 1, d/2), card, numerics -> (T, N, D)",
+        exactness="derived bound",
+        promise="pairs turned by the given angles; dimensions past rotary_dim exactly as they were",
+        check=checks.check_rope,
+        implementations={"definition": DEFINITION.rope, "naive": naive.rope},
+    ),
+    Contract(
+        name="attention_prefill",
+        signature="q (T, Nq, D), key_pages and value_pages (pages, P, Nk, D), block_table (n,), "
+        "start, scale, numerics -> (T, Nq, D)",
+        exactness="derived bound",
+        promise="token t over keys 0 .. start + t of its own sequence; no other slot is read",
+        check=checks.check_attention_prefill,
+        implementations={
+            "definition": DEFINITION.attention_prefill,
+            "naive": naive.attention_prefill,
+        },
+    ),
+    Contract(
+        name="attention_decode",
+        signature="q (R, Nq, D), key_pages and value_pages (pages, P, Nk, D), block_tables: R of "
+        "(n,), lengths: R, scale, numerics -> (R, Nq, D)",
+        exactness="derived bound",
+        promise="each sequence's token over its own `length` keys; no other slot is read",
+        check=checks.check_attention_decode,
+        implementations={
+            "definition": DEFINITION.attention_decode,
+            "naive": naive.attention_decode,
+        },
+    ),
+    Contract(
+        name="route",
+        signature="x (T, H), weight (E, H), bias (E,) or None, card, numerics -> Routing",
+        exactness="exact",
+        promise="ids and order exact, but for choices closer than rounding (true ties: lowest "
+        "id); logits, scores and weights to a derived bound",
+        check=check_route,
+        implementations={"definition": DEFINITION.route, "naive": naive.route},
+    ),
+    Contract(
+        name="permute",
+        signature="ids (T, K) int64, experts -> Permutation: order (T*K,), offsets (E + 1,)",
+        exactness="exact",
+        promise="slots by expert, then token, then choice",
+        check=checks.check_permute,
+        implementations={"definition": DEFINITION.permute, "naive": naive.permute},
+    ),
+    Contract(
+        name="expert_ffn",
+        signature="x (S, H) in expert order, gate_up (E, 2I, H), down (E, H, I), offsets "
+        "(E + 1,), numerics -> (S, H)",
+        exactness="exact on the exact grid",
+        promise="down @ (silu(gate @ x) * (up @ x)) of each row's expert; gate is the first half",
+        check=checks.check_expert_ffn,
+        implementations={"definition": DEFINITION.expert_ffn, "naive": naive.expert_ffn},
+    ),
+    Contract(
+        name="combine",
+        signature="expert_out (T, K, H), weights (T, K), numerics -> (T, H)",
+        exactness="exact on the exact grid",
+        promise="the weighted sum over K, then one rounding to storage",
+        check=checks.check_combine,
+        implementations={"definition": DEFINITION.combine, "naive": naive.combine},
+    ),
+    Contract(
+        name="sample",
+        signature="logits (V,), sampling, prompt_ids, output_ids, end_ids -> "
+        "(probabilities (V,) float64, token_id)",
+        exactness="derived bound",
+        promise="the masked probabilities; the token exactly as (seed, step) draws it from them",
+        check=check_sample,
+        implementations={"definition": sample_definition, "naive": naive.sample},
+    ),
+)
+
+CONTRACTS: dict[str, Contract] = {row.name: row for row in _TABLE}
+
+
+def contract(op: str) -> Contract:
+    """The row of an op."""
+    if op not in CONTRACTS:
+        raise TinymoeError(f"unknown op {op!r}: expected one of {', '.join(CONTRACTS)}")
+    return CONTRACTS[op]
+
+
+def register(op: str, name: str, implementation: Implementation) -> None:
+    """Add an implementation to an op's row. A name is taken once."""
+    known = contract(op).implementations
+    if name in known:
+        raise TinymoeError(
+            f"op {op!r} already has an implementation {name!r}: choose another name than "
+            f"{', '.join(known)}"
+        )
+    known[name] = implementation

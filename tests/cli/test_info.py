@@ -1,0 +1,63 @@
+"""`info`: numbers of parameters and bytes that can be counted by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tinymoe.checkpoint import Checkpoint
+from tinymoe.families import read_config
+from tinymoe.safetensors_file import SafetensorsFile
+
+
+def test_numbers_agree_with_a_count_by_hand(run, model):
+    facts = json.loads(run("info", "--model", model, "--json").out)
+    V, H, L, E, K, intermediate = 344, 80, 3, 10, 4, 24
+    expert = 3 * H * intermediate
+    attention = H * 16 * (6 + 3 + 3) + 6 * 16 * H + 2 * 16  # q, k, v; out; two head norms
+    rest = 2 * V * H + H + L * (attention + 2 * H + E * H)
+    assert facts["parameters"] == {
+        "total": rest + L * E * expert,
+        "active": rest + L * K * expert,
+    }
+    assert facts["formats"]["BF16"]["tensors"] == 3 + L * (8 + 1 + 3 * E)
+    assert facts["formats"]["BF16"]["nbytes"] == 2 * facts["parameters"]["total"]
+    # of the embedding a token reads one row, of 2 bytes a value
+    read = 2 * (facts["parameters"]["active"] - (V - 1) * H)
+    assert facts["bytes"]["read_per_token"] == read
+    assert facts["bytes"]["kv_per_position"] == {"fp32": 4 * 2 * L * 3 * 16, "bf16": 2 * 2 * L * 48}
+    assert facts["bytes"]["files"] == (Path(model) / "model.safetensors").stat().st_size
+
+
+def test_every_field_of_the_router_is_shown(run, model):
+    card = read_config(Checkpoint.open(model).config).router
+    facts = json.loads(run("info", "--model", model, "--json").out)
+    page = run("info", "--model", model).out
+    assert set(facts["router"]) == set(card.__dataclass_fields__)
+    assert [name for name in card.__dataclass_fields__ if f"  {name} " not in page] == []
+    assert facts["end_ids"] == [323]
+    assert facts["sampling"] == {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": 20,
+        "top_p": 0.8,
+        "repetition_penalty": 1.05,
+    }
+
+
+def test_weights_are_not_read(run, model, monkeypatch):
+    # a checkpoint of 600 GB must be describable on a laptop
+    def refuse(self, name):
+        raise AssertionError(f"{name} was read")
+
+    monkeypatch.setattr(SafetensorsFile, "raw", refuse)
+    assert run("info", "--model", model).code == 0
+
+
+def test_a_folder_without_tokenizer_is_described(run, model, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(f"{model}/{name}", tmp_path)
+    facts = json.loads(run("info", "--model", str(tmp_path), "--json").out)
+    assert facts["tokenizer"] is None
+    assert "none (token ids only)" in run("info", "--model", str(tmp_path)).out
