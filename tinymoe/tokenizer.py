@@ -160,6 +160,8 @@ class TextStream:
     Held back: a character whose bytes are not all there yet, and text that may be the
     beginning of a stop string. The pieces together are the decoded text up to the first stop.
     Only a short window of tokens is decoded for each new one, however long the output is.
+    (Where bytes are broken for good, a SentencePiece decoder would turn whole characters beside
+    them into U+FFFD, too; the stream has shown those by then.)
     """
 
     def __init__(
@@ -180,8 +182,9 @@ class TextStream:
             return ""
         self._window.append(token_id)
         text = self._tokenizer.decode(self._window, self._skip)
-        waiting = len(text) - len(text.rstrip(_BROKEN))
-        ready = len(text) - min(waiting, _INCOMPLETE)
+        ready = len(text.rstrip(_BROKEN))
+        if len(self._window) >= _WIDEST:  # nothing but broken bytes for so long
+            ready = max(ready, len(text) - _INCOMPLETE)
         fresh = text[self._taken : ready]
         self._taken = max(self._taken, ready)
         self._slide(text)
@@ -196,18 +199,19 @@ class TextStream:
         return text + rest
 
     def _slide(self, text: str) -> None:
-        """Forget old tokens where the newest ones alone give the same ending.
+        """Forget old tokens, once all is shown and the newest do not begin inside a character.
 
-        They may not begin inside a character: its other bytes would be lost.
+        (From inside one, a SentencePiece decoder gives U+FFFD for every byte that follows.)
         """
-        if len(self._window) < 2 * _CONTEXT:
+        waiting, full = len(text) - self._taken, len(self._window) >= _WIDEST
+        if len(self._window) < 2 * _CONTEXT or (waiting and not full):
             return
-        rest = self._tokenizer.decode(self._window[-_CONTEXT:], self._skip)
-        waiting = len(text) - self._taken
-        clean = not rest.startswith(_BROKEN) and len(rest) > waiting
-        if clean or len(self._window) >= _WIDEST:  # nothing but broken bytes for so long
-            self._window = self._window[-_CONTEXT:]
-            self._taken = max(0, len(rest) - waiting)
+        for keep in range(_CONTEXT, _CONTEXT + 4):  # one of 4 neighbours begins a character
+            rest = self._tokenizer.decode(self._window[-keep:], self._skip)
+            if full or not rest.startswith(_BROKEN):
+                self._window = self._window[-keep:]
+                self._taken = max(0, len(rest) - waiting)
+                return
 
     def _release(self, fresh: str) -> str:
         """Add final text; give out what no stop string can still claim.

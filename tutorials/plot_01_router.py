@@ -13,8 +13,8 @@ It is the smallest part of the model, and the one that engines most often get wr
 # %%
 # The model, and one sentence
 # ---------------------------
-# We load the model that comes with the package. Its *router card* states everything about how it
-# chooses; the code has no other source for that.
+# We load the model that comes with the package, in its plain NumPy form: the code to read. Its
+# *router card* states everything about how it chooses; the code has no other source for that.
 
 from dataclasses import replace
 from inspect import getsource
@@ -32,11 +32,11 @@ from tinymoe.oracle.trace import trace
 plt.rcParams.update({"figure.figsize": (8, 4), "figure.constrained_layout.use": True})
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#BBBBBB"  # told apart by every kind of eye
 
-model = tinymoe.load()
+model = tinymoe.load(backend="numpy")
 card = model.config.router
 E, K, L = card.experts, card.top_k, model.config.num_layers
 print(f"{L} layers with {E} experts each; a token meets {K} of them in every layer")
-print(card)
+print(*repr(card).split(", "), sep="\n    ")
 
 # %%
 # A *trace* is a dictionary of everything the model computed: name to array. We ask for what goes

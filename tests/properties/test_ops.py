@@ -138,12 +138,12 @@ def other_input(op, **changes):
     return lambda: definition(op, **changes)
 
 
-def other_value(op, at=0, by=1e-5):
-    """One value off by a relative 1e-5."""
+def other_value(op, at=None, by=1e-5):
+    """One value (the largest, unless told) off by a relative 1e-5."""
 
     def spoil():
         out = definition(op).copy()
-        out.reshape(-1)[at] *= 1 + by
+        out.reshape(-1)[np.abs(out).argmax() if at is None else at] *= 1 + by
         return out
 
     return spoil

@@ -155,12 +155,17 @@ def _table(title: str, rows: list[list[str]]) -> None:
     if not report.is_terminal(sys.stdout):
         print(f"{title}\n{report.table(rows)}")
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(rows[0]):
-        table.add_column(name, justify="right" if number else "left")
+        widest = max(len(row[number]) for row in rows[1:])  # a narrow screen wraps heads alone
+        table.add_column(name, justify="right" if number else "left", min_width=widest)
     for row in rows[1:]:
-        table.add_row(*row)
-    Console(markup=False).print(table)  # [3 - 4] is a range, not a style
+        table.add_row(*(Text(cell) for cell in row))  # [3-4] is a range here, not a style
+    console = Console(highlight=False)
+    console.print(title, style="bold")
+    console.print(table)

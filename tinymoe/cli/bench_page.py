@@ -20,7 +20,7 @@ def heading(found: dict[str, Any]) -> list[tuple[str, str]]:
         f"{_count(model['parameters'])} parameters, {_count(model['active_parameters'])} active; "
         f"{_bytes(model['weight_bytes'])} held for {model['numerics']} ({model['backend']})"
     )
-    blas = about["blas"]
+    blas, (first, last) = about["blas"], found["cases"][0]["decode_context"]
     threads = " ".join(f"{k}={v}" for k, v in about["thread_settings"].items()) or "none set"
     quota = "" if about["cpu_quota"] is None else f", limited to {about['cpu_quota']:g} cores' time"
     return [
@@ -46,9 +46,10 @@ def heading(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("date", found["date"]),
         (
             "work",
-            f"prompts of {settings['prompt']} tokens, {settings['tokens']} generated; "
+            f"prompts of {settings['prompt']} tokens, {settings['tokens']} generated "
+            f"(decode context {first} to {last}); "
             f"{settings['warmup']} warm-up, then {settings['repeats']} rounds: "
-            "median [smallest - largest]",
+            "median [smallest-largest]",
         ),
     ]
 
@@ -64,23 +65,18 @@ def tables(found: dict[str, Any]) -> list[tuple[str, Rows]]:
 
 
 def _speed(found: dict[str, Any]) -> Rows:
-    rows = [["batch", "prefill model", "prefill engine", "decode model", "decode engine"]]
+    rows = [["batch", "time of", "prefill", "decode"]]
     for case in found["cases"]:
-        cells = [
-            _range(case[form][f"{kind}_tokens_per_s"])
-            for kind in ("prefill", "decode")
-            for form in ("model", "engine")
-        ]
-        rows.append([str(case["batch"]), *cells])
+        for form in ("model", "engine"):
+            rates = (_range(case[form][f"{kind}_tokens_per_s"]) for kind in ("prefill", "decode"))
+            rows.append([str(case["batch"]), form, *rates])
     return rows
 
 
 def _feel(found: dict[str, Any]) -> Rows:
-    rows = [
-        ["batch", "TTFT ms", "ITL p50 ms", "p95 ms", "p99 ms", "gaps", "tokens/s/user", "context"]
-    ]
+    rows = [["batch", "TTFT ms", "ITL p50 ms", "p95 ms", "p99 ms", "gaps", "tokens/s per user"]]
     for case in found["cases"]:
-        engine, (first, last) = case["engine"], case["decode_context"]
+        engine = case["engine"]
         itl = engine["itl_s"]
         rows.append(
             [
@@ -89,7 +85,6 @@ def _feel(found: dict[str, Any]) -> Rows:
                 *(_short(1000 * itl[p]) for p in ("p50", "p95", "p99")),
                 str(itl["count"]),
                 _short(engine["tokens_per_s_per_user"]),
-                f"{first} - {last}",
             ]
         )
     return rows
@@ -99,9 +94,9 @@ def _limit(found: dict[str, Any]) -> Rows:
     rows = [
         [
             "batch",
-            "experts/layer",
-            "bytes/step",
-            "bytes/token",
+            "experts / layer",
+            "bytes / step",
+            "bytes / token",
             "implied GB/s",
             "read GB/s",
             "of limit",
@@ -157,7 +152,7 @@ def definitions(found: dict[str, Any], width: int) -> str:
             )
         )
     array = _bytes(found["read_bandwidth"]["array_bytes"])
-    return "\n".join([*lines, f"  The read probe's array: {array}. GB: 10^9 bytes."])
+    return "\n".join([*lines, f"  The read probe's array: {array}. MB: 10^6 bytes."])
 
 
 # ------------------------------------------------------------------------------- cells
@@ -165,7 +160,7 @@ def definitions(found: dict[str, Any], width: int) -> str:
 
 def _range(values: dict[str, Any], times: float = 1) -> str:
     median, low, high = (_short(times * values[key]) for key in ("median", "min", "max"))
-    return f"{median} [{low} - {high}]"
+    return f"{median} [{low}-{high}]"
 
 
 def _short(value: float) -> str:

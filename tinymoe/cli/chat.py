@@ -7,8 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tinymoe.cli.report import Style
+from tinymoe.cli.report import Style, describe
 from tinymoe.cli.show import Screen
+from tinymoe.core import TinymoeError
+from tinymoe.sampler import check_sampling
 
 if TYPE_CHECKING:
     from tinymoe.api import Model
@@ -32,6 +34,8 @@ def wrap(model: Model, messages: list[Message]) -> list[int]:
 
 def converse(model: Model, sampling: Sampling, system: str | None) -> None:
     """Ask and answer until /quit. The model sees the whole conversation, as far as it fits."""
+    check_sampling(sampling, model.config.vocab_size)  # now, not after the first message
+    wrap(model, first_message(system, "Hello"))
     style, screen = Style(sys.stdout), Screen()
     print(style.dim(f"a conversation; {HELP}"))
     said: list[Message] = []
@@ -41,10 +45,14 @@ def converse(model: Model, sampling: Sampling, system: str | None) -> None:
             said = [] if line == "/new" else said
             print(style.dim("a new conversation" if line == "/new" else HELP))
             continue
-        said.append({"role": "user", "content": line})
-        ids, said = _fit(model, sampling, system, said)
-        answer = _answer(model, replace(sampling, seed=_seed(sampling, turn)), ids, screen)
-        said.append({"role": "assistant", "content": answer})
+        asked = [*said, {"role": "user", "content": line}]
+        try:
+            ids, asked = _fit(model, sampling, system, asked)
+            answer = _answer(model, replace(sampling, seed=_seed(sampling, turn)), ids, screen)
+        except TinymoeError as error:  # a message too long: the conversation goes on without it
+            print(f"error: {describe(error)}", file=sys.stderr)
+            continue
+        said = [*asked, {"role": "assistant", "content": answer}]
         turn += 1
 
 

@@ -22,9 +22,9 @@ def random_params(config: ModelConfig, seed: int, numerics: Numerics) -> Params:
     """Weights of `config`, the same for a seed in every numerics: drawn in float32, then widened.
 
     Matrices: uniform with mean 0 and variance 1 / fan-in, so that activations keep their size
-    from layer to layer. The router and attention's output: times the gains above. An untied
-    embedding: variance 1, so that the tokens stay apart as the layers add to them. Tied, it has
-    the head's variance, or every token would predict itself. Norm weights: 1.
+    from layer to layer; the router and attention's output times the gains above. The embedding
+    is drawn as a head is: larger and tied to the head, every token would predict itself. Norm
+    weights: 1.
     """
     if "dense" in config.layers:
         raise TinymoeError("a random model has a mixture in every layer, this shape a dense one")
@@ -32,7 +32,7 @@ def random_params(config: ModelConfig, seed: int, numerics: Numerics) -> Params:
     V, H = config.vocab_size, config.hidden_size
     head = draw.matrix(V, H)
     return Params(
-        embed=head if config.tied_head else draw.matrix(V, H, gain=H**0.5),
+        embed=head if config.tied_head else draw.matrix(V, H),
         layers=tuple(_layer(config, draw) for _ in config.layers),
         final_norm=draw.ones(H),
         head=head,

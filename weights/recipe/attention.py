@@ -85,7 +85,5 @@ class CausalAttention(Function):
             to_v[:, :end] += torch.bmm(flat.transpose(1, 2), out)
             rows = q[:, :, start:end].reshape(n, -1, d)
             to_k[:, :end] += torch.bmm(to_scores.transpose(1, 2), rows)
-            to_q[:, :, start:end] = torch.bmm(to_scores, k[:, :end]).view(
-                n, -1, end - start, d
-            )
+            to_q[:, :, start:end] = torch.bmm(to_scores, k[:, :end]).view(n, -1, end - start, d)
         return to_q, to_k.to(k.dtype), to_v.to(v.dtype)

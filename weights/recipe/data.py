@@ -15,7 +15,7 @@ Ids = NDArray[np.int64]
 
 def load_split(folder: Path, split: str) -> dict[str, NDArray[np.uint16]]:
     """Token ids by domain, as `prepare_data` wrote them, without reading them into memory."""
-    found = {}
+    found: dict[str, NDArray[np.uint16]] = {}
     for domain in DOMAINS:
         path = folder / f"{domain}.{split}.u16"
         if path.exists():
@@ -110,12 +110,9 @@ class Sampler:
             stream.seek(epoch, index, self.context)
 
 
-def evaluation_windows(
-    ids: NDArray[np.uint16], context: int, count: int
-) -> Ids:
+def evaluation_windows(ids: NDArray[np.uint16], context: int, count: int) -> Ids:
     """Up to `count` evenly spread windows that do not overlap, [n, context + 1]."""
     fitting = (len(ids) - 1) // context
     chosen = np.unique(np.linspace(0, fitting - 1, min(count, fitting)).astype(int))
-    return np.stack([ids[c * context : c * context + context + 1] for c in chosen]).astype(
-        np.int64
-    )
+    windows = [ids[c * context : c * context + context + 1] for c in chosen]
+    return np.stack(windows).astype(np.int64)

@@ -102,12 +102,18 @@ def load_network(path: Path, dtype: torch.dtype) -> MoeNetwork:
 def shape_of_config(config: dict[str, Any]) -> Shape:
     """The shape that a `config.json` describes."""
     return Shape(
-        vocab=config["vocab_size"], hidden=config["hidden_size"],
-        layers=config["num_hidden_layers"], heads=config["num_attention_heads"],
-        kv_heads=config["num_key_value_heads"], head_dim=config["head_dim"],
-        experts=config["num_experts"], top_k=config["num_experts_per_tok"],
-        ffn=config["moe_intermediate_size"], rope_theta=config["rope_theta"],
-        eps=config["rms_norm_eps"], max_positions=config["max_position_embeddings"],
+        vocab=config["vocab_size"],
+        hidden=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        kv_heads=config["num_key_value_heads"],
+        head_dim=config["head_dim"],
+        experts=config["num_experts"],
+        top_k=config["num_experts_per_tok"],
+        ffn=config["moe_intermediate_size"],
+        rope_theta=config["rope_theta"],
+        eps=config["rms_norm_eps"],
+        max_positions=config["max_position_embeddings"],
     )
 
 

@@ -1,6 +1,7 @@
 """Between the trainer's stacks and the hub's tensor names; checkpoint to shipped model.
 
-    python -m weights.recipe.export --checkpoint RUN/checkpoint.pt --tokenizer FOLDER --out MODEL
+Run as `python -m weights.recipe.export --checkpoint RUN/checkpoint.pt --tokenizer FOLDER
+--out MODEL`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def to_hub(weights: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
         prefix = f"model.layers.{layer}."
         for name, hub in SAME.items():
             out[prefix + hub] = weights[name][layer]
-        parts = weights["qkv"][layer].flatten(0, 1).split(qkv_sizes(shape))
+        parts = torch.split(weights["qkv"][layer].flatten(0, 1), qkv_sizes(shape))
         for letter, part in zip("qkv", parts, strict=True):
             out[f"{prefix}self_attn.{letter}_proj.weight"] = part
         for expert in range(shape.experts):
@@ -67,13 +68,17 @@ def from_hub(tensors: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
     out["qkv"] = torch.stack(qkv)  # the network views it in its own blocks
 
     def experts(which: str) -> Tensor:
-        return torch.stack([
-            torch.stack([
-                tensors[f"{p}mlp.experts.{e}.{which}_proj.weight"].float()
-                for e in range(shape.experts)
-            ])
-            for p in prefixes
-        ])
+        return torch.stack(
+            [
+                torch.stack(
+                    [
+                        tensors[f"{p}mlp.experts.{e}.{which}_proj.weight"].float()
+                        for e in range(shape.experts)
+                    ]
+                )
+                for p in prefixes
+            ]
+        )
 
     out["gate_up"] = torch.stack((experts("gate"), experts("up")), dim=2)
     out["down"] = experts("down")

@@ -54,6 +54,11 @@ def weighted_sum_backward(
     return grad_rows, (by_token.float() * grad.float().unsqueeze(1)).sum(-1)
 
 
+def apply(function: type[Function], *inputs: Any) -> Tensor:
+    """`function.apply`, which its library leaves without types."""
+    return function.apply(*inputs)  # type: ignore[no-untyped-call,no-any-return]
+
+
 class Kernels:
     """The three loops above, compiled or plain; chosen once for a process."""
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from weights.recipe.grouped import apply
+
 CHUNK = 1024  # rows of logits at once: few enough to stay in the cache
 
 
@@ -59,5 +61,4 @@ class HeadLoss(Function):
 
 def head_loss(states: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy of the tied head."""
-    result: Tensor = HeadLoss.apply(states, embedding, targets)
-    return result
+    return apply(HeadLoss, states, embedding, targets)

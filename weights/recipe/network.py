@@ -20,7 +20,14 @@ from torch.nn import functional
 
 from weights.recipe.attention import CausalAttention
 from weights.recipe.attention import Kernels as AttentionKernels
-from weights.recipe.grouped import Combine, Dispatch, GroupedLinear, Sorting, sort_by_expert
+from weights.recipe.grouped import (
+    Combine,
+    Dispatch,
+    GroupedLinear,
+    Sorting,
+    apply,
+    sort_by_expert,
+)
 from weights.recipe.grouped import Kernels as ExpertKernels
 from weights.recipe.loss import Fused, head_loss
 from weights.recipe.shape import Shape
@@ -73,7 +80,7 @@ def project(
     kv, d = shape.kv_heads, shape.head_dim
     kind = w.qkv.dtype
     qkv = functional.linear(rms_norm(x, w.attention_norm, shape.eps).to(kind), w.qkv.flatten(0, 1))
-    q, k, v = qkv.view(batch, time, -1, d).split([shape.heads, kv, kv], dim=2)
+    q, k, v = torch.split(qkv.view(batch, time, -1, d), [shape.heads, kv, kv], dim=2)
     q = rotate(rms_norm(q, w.q_norm, shape.eps), cos, sin).to(kind) * d**-0.5
     k = rotate(rms_norm(k, w.k_norm, shape.eps), cos, sin).to(kind)
     q = q.transpose(1, 2).reshape(batch * kv, shape.heads // kv, time, d)
@@ -176,7 +183,9 @@ class MoeNetwork(nn.Module):
                 if name.endswith("norm"):
                     weight.fill_(1.0)
                     continue
-                scale = {"embedding": 0.02, "router": 0.02}.get(name, 0.5 * weight.shape[-1]**-0.5)
+                scale = {"embedding": 0.02, "router": 0.02}.get(
+                    name, 0.5 * weight.shape[-1] ** -0.5
+                )
                 if name in ("o", "down"):
                     scale *= depth
                 weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
@@ -214,15 +223,13 @@ class MoeNetwork(nn.Module):
         """Final normed states [batch * time, hidden] and each layer's router report."""
         shape = self.shape
         # `unbind` has one backward that stacks; indexing would add whole stacks of zeros.
-        stacks = {
-            name: getattr(self, name).unbind(0) for name in LayerWeights.__dataclass_fields__
-        }
+        stacks = {name: getattr(self, name).unbind(0) for name in LayerWeights.__dataclass_fields__}
         cos, sin = self.tables(tokens.shape[1])
         x = functional.embedding(tokens, self.embedding).float()
         reports = []
         for index in range(shape.layers):
             w = self.layer(stacks, index)
-            mixed = CausalAttention.apply(*self._project(x, w, cos, sin, shape))
+            mixed = apply(CausalAttention, *self._project(x, w, cos, sin, shape))
             x, normed, logits = self._merge(x, mixed, w, shape)
             weights, report, sorting = route(logits.flatten(0, 1), shape)
             reports.append(report)
@@ -230,15 +237,12 @@ class MoeNetwork(nn.Module):
         final = rms_norm(x, self.final_norm, shape.eps).to(self.embedding.dtype)
         return final.flatten(0, 1), reports
 
-    def experts(
-        self, x: Tensor, w: LayerWeights, weights: Tensor, at: Sorting
-    ) -> Tensor:
+    def experts(self, x: Tensor, w: LayerWeights, weights: Tensor, at: Sorting) -> Tensor:
         """The routed feed-forward layer: no slot is dropped. x [tokens, hidden]."""
-        rows = Dispatch.apply(x, at.tokens, at.inverse, self.shape.top_k)
-        inner = self._swiglu(GroupedLinear.apply(rows, w.gate_up.flatten(1, 2), at.counts))
-        rows = GroupedLinear.apply(inner, w.down, at.counts)
-        out: Tensor = Combine.apply(rows, weights, at.slots, at.tokens, at.inverse)
-        return out
+        rows = apply(Dispatch, x, at.tokens, at.inverse, self.shape.top_k)
+        inner = self._swiglu(apply(GroupedLinear, rows, w.gate_up.flatten(1, 2), at.counts))
+        rows = apply(GroupedLinear, inner, w.down, at.counts)
+        return apply(Combine, rows, weights, at.slots, at.tokens, at.inverse)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, list[RouterReport]]:
         """Mean negative log-likelihood of `targets`, and the router reports."""
@@ -252,9 +256,7 @@ class MoeNetwork(nn.Module):
         return functional.linear(final, self.embedding).float().view(*tokens.shape, -1)
 
     @torch.no_grad()
-    def token_losses(
-        self, tokens: Tensor, targets: Tensor
-    ) -> tuple[Tensor, list[RouterReport]]:
+    def token_losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, list[RouterReport]]:
         """Negative log-likelihood of every target, [batch, time], and the router reports."""
         final, reports = self.hidden(tokens)
         logits = functional.linear(final, self.embedding).float()

@@ -10,6 +10,7 @@ own part of every tensor (split along the first axis), so nothing is sent: only 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,6 +40,11 @@ def orthogonalise(matrices: Tensor, steps: int = STEPS) -> Tensor:
     return x.transpose(-2, -1) if tall else x
 
 
+def shared(tensor: Tensor) -> Tensor:
+    """Move a tensor to memory that other processes can be given."""
+    return tensor.share_memory_()  # type: ignore[no-untyped-call,no-any-return]
+
+
 @dataclass
 class Slot:
     """One tensor with all that belongs to it; every field is shared by the processes."""
@@ -54,11 +60,11 @@ def make_slots(network: nn.Module, processes: int) -> dict[str, Slot]:
     """Master copies, moments and gradients of a network whose float32 weights are final."""
     slots = {}
     for name, weight in network.named_parameters():
-        master = weight.detach().float().clone().share_memory_()
-        second = None if name in MATRICES else torch.zeros_like(master).share_memory_()
-        working = weight.detach().to(torch.bfloat16).share_memory_()
-        grads = [torch.zeros_like(working).share_memory_() for _ in range(processes)]
-        slots[name] = Slot(working, master, torch.zeros_like(master).share_memory_(), second, grads)
+        master = shared(weight.detach().float().clone())
+        second = None if name in MATRICES else shared(torch.zeros_like(master))
+        working = shared(weight.detach().to(torch.bfloat16))
+        grads = [shared(torch.zeros_like(working)) for _ in range(processes)]
+        slots[name] = Slot(working, master, shared(torch.zeros_like(master)), second, grads)
     return slots
 
 
@@ -91,10 +97,10 @@ class Optimiser:
             grads[name] = total / self.processes
         self.squares[self.rank] = sum(float(g.square().sum()) for g in grads.values())
         self.wait()  # every process has read all gradients and told its share of the norm
-        norm = float(self.squares.sum()) ** 0.5
+        norm = math.sqrt(float(self.squares.sum()))
         for slot in self.slots.values():
             slot.grads[self.rank].zero_()
-        if norm < float("inf"):
+        if math.isfinite(norm):
             for name, grad in grads.items():
                 if grad.numel():
                     self._update(name, grad * min(1.0, CLIP / (norm + 1e-6)), speed, updates)
@@ -123,7 +129,8 @@ def muon_direction(grad: Tensor, momentum: Tensor) -> Tensor:
     momentum.lerp_(grad, 1 - MUON_MOMENTUM)
     ahead = grad.lerp(momentum, MUON_MOMENTUM)
     flat = orthogonalise(ahead.flatten(0, -3) if ahead.dim() > 3 else ahead)
-    return flat.float().view_as(grad) * (0.2 * max(grad.shape[-2:]) ** 0.5)
+    scale = 0.2 * math.sqrt(max(grad.shape[-2:]))
+    return flat.float().view_as(grad) * scale
 
 
 def adam_direction(grad: Tensor, first: Tensor, second: Tensor, updates: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""Encode the corpus: one file of 16-bit token ids for each domain and split.
+r"""Encode the corpus: one file of 16-bit token ids for each domain and split.
 
-    python -m weights.recipe.prepare_data --corpus CORPUS [--corpus MORE] \\
+    python -m weights.recipe.prepare_data --corpus CORPUS [--corpus MORE] \
         --tokenizer FOLDER/tokenizer.json --out DATA
 
 With several `--corpus`, a domain found in a later one replaces the earlier one's.
@@ -52,8 +52,11 @@ def prepare(roots: Sequence[Path], tokenizer_file: Path, out: Path) -> dict[str,
             write_atomically(out / f"{domain}.{split}.u16", ids.tobytes())
             counts[domain][split] = len(ids)
             letters = sum(map(len, documents))
-            print(f"{domain:15s} {split:6s} {len(documents):7d} documents {len(ids):9d} tokens "
-                  f"{letters / max(len(ids), 1):.2f} characters a token", flush=True)
+            print(
+                f"{domain:15s} {split:6s} {len(documents):7d} documents {len(ids):9d} tokens "
+                f"{letters / max(len(ids), 1):.2f} characters a token",
+                flush=True,
+            )
     write_atomically(out / "counts.json", (json.dumps(counts, indent=1) + "\n").encode())
     return counts
 

@@ -13,7 +13,7 @@ from weights.recipe.checkpoint import Progress, read_run, restore_slots
 from weights.recipe.evaluate import shape_of_config
 from weights.recipe.export import load_hub_weights
 from weights.recipe.network import MoeNetwork
-from weights.recipe.optimiser import make_slots
+from weights.recipe.optimiser import make_slots, shared
 from weights.recipe.schedule import Schedule, clock_time
 from weights.recipe.shape import Shape
 from weights.recipe.worker import Plan, Shared
@@ -35,9 +35,7 @@ def new_schedule(options: argparse.Namespace, former: Schedule | None) -> Schedu
     return Schedule(started, until, options.tokens, options.warmup_steps)
 
 
-def prepare_run(
-    options: argparse.Namespace, barrier: Any
-) -> tuple[Plan, Shared, Progress]:
+def prepare_run(options: argparse.Namespace, barrier: Any) -> tuple[Plan, Shared, Progress]:
     """Weights and optimiser in shared memory, and the plan for all processes."""
     checkpoint = options.out / "checkpoint.pt"
     content, progress, former = None, Progress(), None
@@ -54,18 +52,23 @@ def prepare_run(
     slots = make_slots(network, options.processes)
     if content is not None:
         restore_slots(slots, content)
-    shared = Shared(
+    common = Shared(
         slots,
-        control=torch.zeros(3, dtype=torch.float64).share_memory_(),
-        squares=torch.zeros(options.processes, dtype=torch.float64).share_memory_(),
-        stats=torch.zeros(options.processes, 4, dtype=torch.float64).share_memory_(),
+        control=shared(torch.zeros(3, dtype=torch.float64)),
+        squares=shared(torch.zeros(options.processes, dtype=torch.float64)),
+        stats=shared(torch.zeros(options.processes, 4, dtype=torch.float64)),
         barrier=barrier,
     )
     plan = Plan(
-        data=options.data, out=options.out, shape=shape,
-        schedule=new_schedule(options, former), rows=options.rows, context=options.context,
-        seed=options.seed, compile=not options.no_compile,
+        data=options.data,
+        out=options.out,
+        shape=shape,
+        schedule=new_schedule(options, former),
+        rows=options.rows,
+        context=options.context,
+        seed=options.seed,
+        compile=not options.no_compile,
         checkpoint_seconds=60 * options.checkpoint_minutes,
         evaluate_seconds=60 * options.evaluate_minutes,
     )
-    return plan, shared, progress
+    return plan, common, progress

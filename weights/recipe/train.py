@@ -41,11 +41,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     end.add_argument("--until", metavar="HH:MM", help="local time at which to be done")
     end.add_argument("--minutes", type=float, help="time from now")
     end.add_argument("--tokens", type=int, help="training tokens")
-    parser.add_argument("--resume", action="store_true",
-                        help="go on from RUN/checkpoint.pt if there is one, to its own end "
-                        "unless another is given")
-    parser.add_argument("--weights", type=Path,
-                        help="begin with these weights (model.safetensors) and a new optimiser")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from RUN/checkpoint.pt if there is one, to its own end unless another is given",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="begin with these weights (model.safetensors) and a new optimiser",
+    )
     parser.add_argument("--shape", type=Path, help="config.json of another shape")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rows", type=int, default=32, help="windows a step and process")
@@ -61,11 +66,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0 when the run reached its end, 3 when it was told to stop before."""
     options = parse(arguments)
-    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
-        if arguments is None and not os.environ.get("TRAIN_AS_IS"):
-            os.environ.update(ENVIRONMENT, TRAIN_AS_IS="1")
-            # The allocator and the thread pool read these once, when a process begins.
-            os.execv(sys.executable, [sys.executable, "-m", "weights.recipe.train", *sys.argv[1:]])
+    if arguments is None and any(os.environ.get(n) != v for n, v in ENVIRONMENT.items()):
+        os.environ.update(ENVIRONMENT)
+        # The allocator and the thread pool read these once, when a process begins.
+        os.execv(sys.executable, [sys.executable, "-m", "weights.recipe.train", *sys.argv[1:]])
     return run(options)
 
 

@@ -1,6 +1,6 @@
 """Train the tokenizer, and write it with the model's configuration files.
 
-    python -m weights.recipe.train_tokenizer --corpus CORPUS [--corpus MORE] --out FOLDER
+python -m weights.recipe.train_tokenizer --corpus CORPUS [--corpus MORE] --out FOLDER
 """
 
 from __future__ import annotations
@@ -55,10 +55,12 @@ def capped_texts(domains: dict[str, Path]) -> Iterator[str]:
 def train(texts: Iterator[str], vocab: int) -> Tokenizer:
     """A byte-level BPE tokenizer with `vocab` tokens, the special ones first."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), behavior="isolated", invert=False),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
@@ -75,8 +77,12 @@ def tokenizer_config(shape: Shape) -> dict[str, Any]:
     """`tokenizer_config.json`, with a ChatML template."""
     added = {
         str(i): {
-            "content": token, "lstrip": False, "normalized": False,
-            "rstrip": False, "single_word": False, "special": True,
+            "content": token,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": True,
         }
         for i, token in enumerate(SPECIAL_TOKENS)
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -92,9 +93,7 @@ class Worker:
         self.sampler.set_context(int(context))
         rows = self.plan.rows * self.plan.context // int(context) * self.processes
         windows = torch.from_numpy(self.sampler.draw(rows)[self.rank :: self.processes].copy())
-        loss, reports = self.network.loss(
-            windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
-        )
+        loss, reports = self.network.loss(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
         balance = torch.stack([r.balance for r in reports])
         z = torch.stack([r.z for r in reports])
         (loss + BALANCE * balance.sum() + Z_LOSS * z.sum()).backward()  # type: ignore[no-untyped-call]
@@ -105,14 +104,12 @@ class Worker:
 
     def _tell(self, loss: Tensor, balance: Tensor, reports: list[RouterReport]) -> None:
         loads = torch.stack([r.load for r in reports])
-        row = [float(loss.detach()), float(balance.detach()), float(loads.min()), float(loads.max())]
-        self.shared.stats[self.rank] = torch.tensor(row, dtype=torch.float64)
+        row = torch.stack((loss.detach(), balance.detach(), loads.min(), loads.max()))
+        self.shared.stats[self.rank] = row
 
 
 def follow(rank: int, plan: Plan, shared: Shared, progress: Progress) -> None:
     """A process after the first: steps as long as the first one says so."""
-    import signal
-
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the first process decides when to end
     follow_parent()
@@ -136,6 +133,7 @@ class Leader:
         with self.log_path.open("ab") as file:
             file.truncate(progress.log_bytes)
         self.saved = self.evaluated = time.monotonic()
+        self.tokens_evaluated = -1
 
     def run(self, stopping: Callable[[], bool]) -> bool:
         """Train until the schedule's end (True) or until `stopping` says so (False)."""
@@ -155,7 +153,7 @@ class Leader:
             rate = (self.progress.tokens - before) / (time.monotonic() - began)
             self._log_step(norm, speed, int(context), rate, now)
             self._regular_duties()
-        if ended:
+        if ended and self.tokens_evaluated != self.progress.tokens:
             self.evaluate()
         self.save()
         return ended
@@ -170,24 +168,34 @@ class Leader:
 
     def _log_step(self, norm: float, speed: float, context: int, rate: float, now: float) -> None:
         loss, balance = self.shared.stats[:, (LOSS, BALANCE_AT)].mean(0).tolist()
-        self.log({
-            "step": self.progress.updates, "tokens": self.progress.tokens,
-            "loss": round(loss, 4), "balance": round(balance, 4),
-            "least_load": round(float(self.shared.stats[:, LOAD_MIN].min()), 4),
-            "most_load": round(float(self.shared.stats[:, LOAD_MAX].max()), 4),
-            "norm": round(norm, 3), "speed": round(speed, 4), "context": context,
-            "tokens_per_second": round(rate), "progress": round(now, 4),
-        })
+        self.log(
+            {
+                "step": self.progress.updates,
+                "tokens": self.progress.tokens,
+                "loss": round(loss, 4),
+                "balance": round(balance, 4),
+                "least_load": round(float(self.shared.stats[:, LOAD_MIN].min()), 4),
+                "most_load": round(float(self.shared.stats[:, LOAD_MAX].max()), 4),
+                "norm": round(norm, 3),
+                "speed": round(speed, 4),
+                "context": context,
+                "tokens_per_second": round(rate),
+                "progress": round(now, 4),
+            }
+        )
 
     def evaluate(self) -> None:
         """Log the loss of every domain on `valid`."""
+        self.tokens_evaluated = self.progress.tokens
         results = domain_results(self.worker.network, self.windows, self.plan.rows)
         distances = specialisation({d: load.mean(0) for d, (_, load) in results.items()})
-        self.log({
-            "tokens": self.progress.tokens,
-            "valid": {d: round(float(loss.mean()), 4) for d, (loss, _) in results.items()},
-            "specialisation": [round(d, 3) for d in distances],
-        })
+        self.log(
+            {
+                "tokens": self.progress.tokens,
+                "valid": {d: round(float(loss.mean()), 4) for d, (loss, _) in results.items()},
+                "specialisation": [round(d, 3) for d in distances],
+            }
+        )
 
     def log(self, entry: dict[str, Any]) -> None:
         """One line; what stands in the log before a checkpoint is kept on a restart."""
@@ -200,6 +208,9 @@ class Leader:
         self.progress.sampler = self.worker.sampler.state()
         self.progress.log_bytes = self.log_path.stat().st_size if self.log_path.exists() else 0
         save_checkpoint(
-            self.plan.out / "checkpoint.pt", self.shared.slots, self.progress,
-            self.plan.shape, self.plan.schedule,
+            self.plan.out / "checkpoint.pt",
+            self.shared.slots,
+            self.progress,
+            self.plan.shape,
+            self.plan.schedule,
         )
