@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tinymoe.cache import PagedCache
-from tinymoe.checkpoint import Checkpoint, read_end_ids
+from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import (
     NUMERICS,
     Array,
@@ -143,13 +143,8 @@ class Model:
     @property
     def end_ids(self) -> tuple[int, ...]:
         """The checkpoint's end-of-sequence ids: its own, or else its tokenizer's."""
-        stated = read_end_ids(self.checkpoint.generation, self.checkpoint.config)
-        return stated or (self.tokenizer.eos_ids if self.has_tokenizer else ())
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """Whether the folder can turn text into ids and back."""
-        return (self.checkpoint.path / "tokenizer.json").is_file()
+        stated = self.checkpoint.end_ids
+        return stated or (self.tokenizer.eos_ids if self.checkpoint.has_tokenizer else ())
 
     def generate(
         self, prompt: Prompt, sampling: Sampling | None = None, **settings: Any
@@ -209,7 +204,7 @@ class Model:
 
     def _stream(self, sampling: Sampling) -> TextStream | None:
         """A stream that turns ids into text, unless the folder has no tokenizer to do it."""
-        if not self.has_tokenizer and not sampling.stop:
+        if not self.checkpoint.has_tokenizer and not sampling.stop:
             return None
         return TextStream(self.tokenizer, sampling.stop)
 

@@ -38,9 +38,16 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tokenizer")
     write_corpus(root / "corpus", "tales", [TALE] * 20)
     write_corpus(root / "corpus", "stories", [CHAT] * 20)
-    train_tokenizer.main([
-        "--corpus", str(root / "corpus"), "--out", str(root / "out"), "--vocab", "300",
-    ])
+    train_tokenizer.main(
+        [
+            "--corpus",
+            str(root / "corpus"),
+            "--out",
+            str(root / "out"),
+            "--vocab",
+            "300",
+        ]
+    )
     return root / "out"
 
 
@@ -50,7 +57,8 @@ def tokenizer(tokenizer_folder: Path) -> Tokenizer:
 
 
 @pytest.mark.parametrize(
-    "text", [TALE, CHAT, "", "  two  spaces\t\n\n", "12+345=357", "naïve ☃ \x00\x7f", "<|im_start", "\r\n"]
+    "text",
+    [TALE, CHAT, "", "  two  spaces\t\n\n", "12+345=357", "naïve ☃ \x00\x7f", "<|im_start", "\r\n"],
 )
 def test_text_survives_the_tokenizer(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text).ids
@@ -74,7 +82,8 @@ def test_no_token_joins_two_digits_or_part_of_a_special_token(tokenizer: Tokeniz
 def test_chat_template_writes_chatml(tokenizer_folder: Path) -> None:
     config = json.loads((tokenizer_folder / "tokenizer_config.json").read_text())
     messages = [
-        {"role": "user", "content": "Who came?"}, {"role": "assistant", "content": "Lily"},
+        {"role": "user", "content": "Who came?"},
+        {"role": "assistant", "content": "Lily"},
     ]
     template = jinja2.Environment(autoescape=False).from_string(config["chat_template"])
     assert template.render(messages=messages) == CHAT

@@ -15,10 +15,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch (extra `train`)")
 
+from torch import Tensor  # noqa: E402
+
 from weights.recipe.corpus import write_atomically  # noqa: E402
 from weights.recipe.evaluate import load_network, report, specialisation  # noqa: E402
 from weights.recipe.export import export, from_hub, to_hub  # noqa: E402
-from weights.recipe.network import MoeNetwork, rms_norm, rotate, rotary_tables  # noqa: E402
+from weights.recipe.network import MoeNetwork, rms_norm, rotary_tables, rotate  # noqa: E402
 from weights.recipe.optimiser import NEWTON_SCHULZ, STEPS, orthogonalise  # noqa: E402
 from weights.recipe.shape import Shape, hub_config  # noqa: E402
 
@@ -26,7 +28,15 @@ pytestmark = pytest.mark.train
 
 ROOT = Path(__file__).parents[2]
 TINY = Shape(
-    vocab=64, hidden=32, layers=2, heads=4, kv_heads=2, head_dim=8, experts=4, top_k=2, ffn=16,
+    vocab=64,
+    hidden=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    experts=4,
+    top_k=2,
+    ffn=16,
     max_positions=256,
 )
 BUDGET = 60 * 2 * 4 * 16  # steps, processes, rows, context
@@ -39,7 +49,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random = np.random.default_rng(0)
     for split in ("train", "valid"):
         for domain, ids in {
-            "stories": np.arange(3000) % 50, "code": random.integers(0, 64, 2000),
+            "stories": np.arange(3000) % 50,
+            "code": random.integers(0, 64, 2000),
         }.items():
             write_atomically(folder / f"{domain}.{split}.u16", ids.astype(np.uint16).tobytes())
     return folder
@@ -49,15 +60,38 @@ def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     shape = data / "config.json"
     shape.write_text(json.dumps(hub_config(TINY)))
     command = [
-        sys.executable, "-m", "weights.recipe.train", "--data", str(data), "--out", str(out),
-        "--shape", str(shape), "--no-compile", "--rows", "4", "--context", "16",
-        "--warmup-steps", "5", "--tokens", str(BUDGET), "--checkpoint-minutes", "0.001",
-        "--evaluate-minutes", "60", *more,
+        sys.executable,
+        "-m",
+        "weights.recipe.train",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--shape",
+        str(shape),
+        "--no-compile",
+        "--rows",
+        "4",
+        "--context",
+        "16",
+        "--warmup-steps",
+        "5",
+        "--tokens",
+        str(BUDGET),
+        "--checkpoint-minutes",
+        "0.001",
+        "--evaluate-minutes",
+        "60",
+        *more,
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -104,9 +138,7 @@ def test_a_run_learns_what_can_be_learnt(whole: Path) -> None:
     assert last["speed"] < 0.1
 
 
-def test_a_killed_run_goes_on_to_the_same_end(
-    data: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_a_killed_run_goes_on_to_the_same_end(data: Path, whole: Path, tmp_path: Path) -> None:
     killed = start(data, tmp_path)
     wait_for_step(killed, tmp_path, 12)
     killed.send_signal(signal.SIGKILL)
@@ -122,7 +154,7 @@ def test_a_killed_run_goes_on_to_the_same_end(
     resumed.send_signal(signal.SIGTERM)
     output = finish(resumed)
     assert resumed.returncode == 3, output
-    assert 0 < torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]["tokens"]
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]["tokens"] > 0
     last = start(data, tmp_path, "--resume")
     output = finish(last)
     assert last.returncode == 0, output
@@ -141,8 +173,14 @@ def test_weights_alone_start_a_run(data: Path, whole: Path, tmp_path: Path) -> N
     export(whole / "checkpoint.pt", None, tmp_path / "model")
     (tmp_path / "run").mkdir()
     process = start(
-        data, tmp_path / "run", "--weights", str(tmp_path / "model" / "model.safetensors"),
-        "--processes", "1", "--tokens", "640",
+        data,
+        tmp_path / "run",
+        "--weights",
+        str(tmp_path / "model" / "model.safetensors"),
+        "--processes",
+        "1",
+        "--tokens",
+        "640",
     )
     output = finish(process)
     assert process.returncode == 0, output
@@ -177,7 +215,7 @@ def test_newton_schulz_makes_matrices_nearly_orthogonal(size: tuple[int, ...]) -
     assert not usual or 0.5 < after.min() <= after.max() < 1.35
 
 
-def reference(weights: dict[str, torch.Tensor], tokens: torch.Tensor, s: Shape) -> torch.Tensor:
+def reference(weights: dict[str, Tensor], tokens: Tensor, s: Shape) -> Tensor:
     """The model once more, a loop over layers and experts in the hub's names; float64."""
     w = {k: v.double() for k, v in to_hub(weights, s).items()}
     x = w["model.embed_tokens.weight"][tokens]
@@ -185,10 +223,11 @@ def reference(weights: dict[str, torch.Tensor], tokens: torch.Tensor, s: Shape) 
     cos, sin = (t.double() for t in rotary_tables(time_, s))
     past = torch.ones(time_, time_, dtype=torch.bool).tril()
     for layer in range(s.layers):
-        def at(name: str, layer: int = layer) -> torch.Tensor:
+
+        def at(name: str, layer: int = layer) -> Tensor:
             return w[f"model.layers.{layer}.{name}.weight"]
 
-        def heads(name: str, x: torch.Tensor) -> torch.Tensor:
+        def heads(name: str, x: Tensor) -> Tensor:
             return (x @ at(f"self_attn.{name}_proj").T).view(batch, time_, -1, s.head_dim)
 
         h = norm(x, at("input_layernorm"), s.eps)
@@ -209,7 +248,7 @@ def reference(weights: dict[str, torch.Tensor], tokens: torch.Tensor, s: Shape) 
     return norm(x, w["model.norm.weight"], s.eps) @ w["model.embed_tokens.weight"].T
 
 
-def norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
 
@@ -220,15 +259,17 @@ def test_hand_written_gradients_match_a_plain_model() -> None:
     tokens = torch.randint(0, 64, (2, 150), generator=torch.Generator().manual_seed(1))
     targets = tokens.roll(-1, 1)
     loss, _ = network.loss(tokens, targets)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     copies = {n: p.detach().clone().requires_grad_() for n, p in network.named_parameters()}
     logits = reference(copies, tokens, TINY)
     plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    plain.backward()
+    plain.backward()  # type: ignore[no-untyped-call]
     # Float32 against float64: sums of 300 terms, through two layers and back.
-    assert abs(float(loss) - float(plain)) < 1e-5
+    assert abs(loss.item() - plain.item()) < 1e-5
     for name, weight in network.named_parameters():
         wanted = copies[name].grad
+        assert weight.grad is not None
+        assert wanted is not None
         assert (weight.grad - wanted).norm() < 1e-4 * wanted.norm(), name
 
 

@@ -160,10 +160,10 @@ def _table(title: str, rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD)
     for number, name in enumerate(rows[0]):
-        widest = max(len(row[number]) for row in rows[1:])  # a narrow screen wraps heads alone
-        table.add_column(name, justify="right" if number else "left", min_width=widest)
+        head = name.replace(" ", "\n", 1)  # so that 80 columns are enough
+        table.add_column(head, justify="right" if number else "left", no_wrap=True)
     for row in rows[1:]:
         table.add_row(*(Text(cell) for cell in row))  # [3-4] is a range here, not a style
     console = Console(highlight=False)
