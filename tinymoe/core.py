@@ -190,7 +190,7 @@ class TokenOut(NamedTuple):
     finish: Literal["eos", "stop", "length"] | None  # why this token is the last one
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # two requests may say the same: each is itself
 class Request:
     """One prompt on its way. The scheduler alone changes it, after the caller has made it."""
 

@@ -161,7 +161,7 @@ picture = axes.imshow(weight_map(taps, layer), cmap="Blues", vmin=0, aspect="aut
 axes.set_xticks(range(E))
 axes.set_yticks(range(T), [word.replace(" ", "·") for word in words])
 axes.set_xlabel("expert")
-axes.set_title(f"Layer {layer}: every token has its own {K} experts")
+axes.set_title(f"Layer {layer}: different tokens meet different experts")
 figure.colorbar(picture, label="weight")
 plt.show()
 
