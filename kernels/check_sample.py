@@ -55,8 +55,8 @@ def _check_probabilities(case: dict[str, Any], got: Array) -> None:
     thresholds a little stricter and a little looser.
     """
     sampling: Sampling = case["sampling"]
-    off = {"top_p": 1.0, "min_p": 0.0, "top_k": 0}
-    x = sampler.processed_logits(**{**case, "sampling": replace(sampling, **off)})  # (V,)
+    unmasked = replace(sampling, top_p=1.0, min_p=0.0, top_k=0)
+    x = sampler.processed_logits(**{**case, "sampling": unmasked})  # (V,)
     blur = exponent_error(case)
     few, many = (_kept(case, sign * threshold_error(len(x), blur)) for sign in (1, -1))
     kept = got > 0

@@ -128,10 +128,9 @@ def _mask_groups(values: list[float], bias: list[float], card: RouterCard) -> li
     members = [sorted(biased[g * size : (g + 1) * size], reverse=True) for g in range(card.groups)]
     best = 1 if card.group_score == "max" else 2
     ranked = sorted(range(card.groups), key=lambda g: (-sum(members[g][:best]), g))
-    masks = {"-inf": lambda value: -math.inf, "zero": lambda value: -value}
-    mask = masks[card.dropped_group]
     dropped = ranked[card.groups_kept :]
-    return [mask(v) if e // size in dropped else bias[e] for e, v in enumerate(values)]
+    masked = [-math.inf if card.dropped_group == "-inf" else -value for value in values]
+    return [masked[e] if e // size in dropped else bias[e] for e in range(card.experts)]
 
 
 def permute(ids: Array, experts: int) -> Permutation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ BIASES = (
 def card_of(draw: DrawFn) -> RouterCard:
     """A card with every field drawn; as many experts as real models have, sometimes 512."""
     experts = draw(st.sampled_from([2, 4, 8, 8, 16, 60, 128, 512]))
-    groups = draw(st.sampled_from([g for g in (1, 1, 2, 4, 8) if 2 * g <= experts
-                                   and experts % g == 0]))  # fmt: skip
+    divisors = [g for g in (1, 2, 4, 8) if 2 * g <= experts and experts % g == 0]
+    groups = draw(st.sampled_from(divisors))
     kept = draw(st.integers(1, groups))
     limited = kept < groups
     most = kept * (experts // groups)  # K of all, or of all that the kept groups hold
@@ -64,10 +65,20 @@ def card_of(draw: DrawFn) -> RouterCard:
 @st.composite
 def route(draw: DrawFn) -> dict[str, Any]:
     """Logits drawn as such come through an identity weight (H = E), which gives them exactly."""
-    card = draw(card_of())
-    n = draw(st.sampled_from([NUMERICS[name] for name in ("fp32", "exact", "bf16")]))
+    card, n = (
+        draw(card_of()),
+        draw(st.sampled_from([NUMERICS[p] for p in ("fp32", "exact", "bf16")])),
+    )
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    tokens, kind = draw(st.integers(1, 4)), draw(st.sampled_from(LOGITS))
+    tokens, kind, bias_kind = (
+        draw(st.integers(1, 4)), draw(st.sampled_from(LOGITS)), draw(st.sampled_from(BIASES)),
+    )  # fmt: skip
+    recipe = draw(st.sampled_from(["any", "any", "any", "faint", "float32 logits"]))
+    if recipe == "faint":  # several fields at once, which chance would seldom bring together
+        card = replace(card, score="sigmoid", weight_from="score", selection_bias=True)
+        kind, bias_kind = "faint", "large"
+    elif recipe == "float32 logits":  # kept wider than anything else of the model (sglang#29783)
+        card, n, kind = replace(card, logits_dtype="float32"), NUMERICS["bf16"], "product"
     needs_positive = card.score == "identity" and card.weight_from == "score" and card.renormalise
     if kind == "product" and not needs_positive:
         x = rng.normal(size=(tokens, 24)).astype(n.dtype)
@@ -82,7 +93,7 @@ def route(draw: DrawFn) -> dict[str, Any]:
         x[draw(st.integers(0, tokens - 1))] = np.nan  # padding rows: vllm#39288
     bias = None
     if card.selection_bias:
-        bias = bias_of(rng, draw(st.sampled_from(BIASES)), card.experts, n)
+        bias = bias_of(rng, bias_kind, card.experts, n)
     return {"x": x, "weight": weight, "bias": bias, "card": card, "numerics": n}
 
 
@@ -103,11 +114,12 @@ def logits_of(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> Ar
 
 def bias_of(rng: np.random.Generator, kind: str, experts: int, n: Numerics) -> Array:
     """(E,) values of a kind."""
-    values = {
-        "small": lambda: rng.normal(size=experts) * 0.1,
-        "negative": lambda: -rng.uniform(2, 3, experts),
-        "large": lambda: rng.uniform(12, 35, experts),
-        "narrow": lambda: rng.uniform(6.817, 7.063, experts),
-        "grid": lambda: rng.integers(-2, 3, experts) * 0.25,
-    }[kind]()
-    return values.astype(n.dtype)
+    if kind == "grid":
+        return (rng.integers(-2, 3, experts) * 0.25).astype(n.dtype)
+    bands = {
+        "small": (-0.2, 0.2),
+        "negative": (-3, -2),
+        "large": (12, 35),
+        "narrow": (6.817, 7.063),
+    }
+    return rng.uniform(*bands[kind], experts).astype(n.dtype)

@@ -8,26 +8,22 @@ sglang#33764 (small batches choose other experts), sglang#31838 (padding rows ro
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from tests.tiny import tiny_card, tiny_config, tiny_params
+from tests.serving import CONFIG, PARAMS, Bench, alone, sampling_of
+from tests.tiny import tiny_card, tiny_params
 from tinymoe.cache import PagedCache
 from tinymoe.core import NUMERICS, Batch, Run, Sampling, TinymoeError
-from tinymoe.engine import Engine
 from tinymoe.model.experts import moe_naive
 from tinymoe.model.ops import DEFINITION
 from tinymoe.model.transformer import forward
 from tinymoe.oracle.trace import forward_alone
 
 pytestmark = pytest.mark.properties
-CONFIG = tiny_config()
-PARAMS = {name: tiny_params(CONFIG, numerics) for name, numerics in NUMERICS.items()}
 presets = st.sampled_from(sorted(NUMERICS))
 
 
@@ -39,82 +35,6 @@ def some(examples):
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
-
-
-# ---------------------------------------------------------------------------- running requests
-
-
-class Result(NamedTuple):
-    tokens: tuple  # of TokenOut, without the request's name
-    logits: tuple  # bytes of each token's row of logits
-
-
-class Bench:
-    """An engine whose unused cache is garbage, checked after every step."""
-
-    def __init__(self, preset, *, pages, page_size, max_batch_tokens=512, max_running=64):
-        n = NUMERICS[preset]
-        self.cache = PagedCache.for_model(CONFIG, n, pages * page_size, page_size)
-        for layer in range(CONFIG.num_layers):
-            for array in self.cache.layer(layer):
-                array[:] = np.nan
-        self.rows = []
-        self.engine = Engine(
-            PARAMS[preset],
-            CONFIG,
-            n,
-            self.cache,
-            end_ids=(7,),
-            tap=self.look,
-            max_batch_tokens=max_batch_tokens,
-            max_running=max_running,
-        )
-        self.results = {}
-        self.preemptions = 0
-        self.batch_tokens = []
-
-    def look(self, name, value):
-        if name == "logits":
-            self.rows = [row.tobytes() for row in value]
-        if name == "tokens":
-            self.batch_tokens.append(len(value))
-
-    def submit(self, name, prompt, sampling):
-        self.results[name] = Result((), ())
-        return self.engine.submit(prompt, sampling, name)
-
-    def step(self):
-        before = list(self.engine.scheduler.running)
-        cached = {id(request): request.cached for request in before}
-        outs = self.engine.step()
-        self.engine.scheduler.check_integrity()
-        self.preemptions += sum(not r.finish and r.cached < cached[id(r)] for r in before)
-        for out, row in zip(outs, self.rows, strict=False):
-            tokens, logits = self.results[out.request_id]
-            self.results[out.request_id] = Result((*tokens, out[1:]), (*logits, row))
-        return outs
-
-    def finish(self, steps=2000):
-        """Run to the end: no request waits for ever, no page is lost."""
-        for _ in range(steps):
-            if not self.engine.busy:
-                break
-            self.step()
-        assert not self.engine.busy
-        assert self.cache.free_pages == self.cache.pages
-        return self.results
-
-
-@cache
-def alone(preset, prompt, temperature, max_tokens, seed):
-    """What a request gets from an engine of its own, its prompt in one piece."""
-    bench = Bench(preset, pages=1, page_size=64)
-    bench.submit("it", prompt, sampling_of(temperature, max_tokens, seed))
-    return bench.finish()["it"]
-
-
-def sampling_of(temperature, max_tokens, seed):
-    return Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed, logprobs=2)
 
 
 wishes = st.tuples(

@@ -42,7 +42,7 @@ def orthogonalise(matrices: Tensor, steps: int = STEPS) -> Tensor:
 
 def shared(tensor: Tensor) -> Tensor:
     """Move a tensor to memory that other processes can be given."""
-    return tensor.share_memory_()  # type: ignore[no-untyped-call,no-any-return]
+    return tensor.share_memory_()  # type: ignore[no-untyped-call]
 
 
 @dataclass

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     """Set up shared memory, start the other processes, train."""
     import torch.multiprocessing as multiprocessing
 
-    from weights.recipe.setup import prepare_run
+    from weights.recipe.start import prepare_run
     from weights.recipe.worker import Leader, follow
 
     options.out.mkdir(parents=True, exist_ok=True)
