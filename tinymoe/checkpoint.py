@@ -16,6 +16,7 @@ import numpy as np
 
 from tinymoe.core import Array, TinymoeError
 from tinymoe.formats import bf16
+from tinymoe.model.params import aligned_empty
 from tinymoe.safetensors_file import Entry, SafetensorsFile
 from tinymoe.strict_json import read_object
 
@@ -75,7 +76,7 @@ class Checkpoint:
 
     def read(self, name: str, dtype: np.dtype[Any] | type | Literal["float32", "float64"]) -> Array:
         """A tensor's values in a new float32 or float64 array, each exactly as stored."""
-        out = np.empty(self.entry(name).shape, dtype)
+        out = aligned_empty(self.entry(name).shape, np.dtype(dtype))
         self.read_into(name, out)
         return out
 

@@ -20,6 +20,7 @@ from tinymoe.model.params import (
     LayerParams,
     MoeParams,
     Params,
+    aligned_empty,
 )
 
 DEFAULT_EPS = 1e-6  # of the family's own configuration class, where the key is missing
@@ -248,11 +249,11 @@ def _ffn(
     norm = checkpoint.read(f"{layer}.post_attention_layernorm.weight", dtype)
     if kind == "dense":
         W = config.dense_intermediate
-        gate_up, down = np.empty((2 * W, H), dtype), np.empty((H, W), dtype)
+        gate_up, down = aligned_empty((2 * W, H), dtype), aligned_empty((H, W), dtype)
         _read_expert(checkpoint, f"{layer}.mlp", gate_up, down)
         return DenseParams(norm=norm, gate_up=gate_up, down=down)
     width = config.moe_intermediate
-    gate_up, down = np.empty((E, 2 * width, H), dtype), np.empty((E, H, width), dtype)
+    gate_up, down = aligned_empty((E, 2 * width, H), dtype), aligned_empty((E, H, width), dtype)
     for expert in range(E):
         _read_expert(checkpoint, f"{layer}.mlp.experts.{expert}", gate_up[expert], down[expert])
     router = checkpoint.read(f"{layer}.mlp.gate.weight", dtype)

@@ -10,7 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from tinymoe.core import Array, ModelConfig, Numerics, TinymoeError
-from tinymoe.model.params import AttentionParams, LayerParams, MoeParams, Params
+from tinymoe.model.params import (
+    AttentionParams,
+    LayerParams,
+    MoeParams,
+    Params,
+    aligned_empty,
+)
 
 ROUTER_GAIN = 0.5  # below 1: weights of the chosen stay near 1/K, none takes all
 # Untrained attention gives every token nearly the same average of values. At full size it drowns
@@ -61,7 +67,7 @@ class _Draw:
 
     def stack(self, count: int, outputs: int, inputs: int) -> Array:
         """`count` matrices, (count, out, in), drawn one by one to keep memory low."""
-        stacked = np.empty((count, outputs, inputs), self._dtype)
+        stacked = aligned_empty((count, outputs, inputs), self._dtype)
         for index in range(count):
             stacked[index] = self.matrix(outputs, inputs)
         return stacked

@@ -27,7 +27,7 @@ def read_pages(pages: Array, block_table: Array, length: int) -> Array:
     """The first `length` keys (or values) of one sequence, as one (length, Nk, D) array."""
     page_size = pages.shape[1]
     used = block_table[: -(-length // page_size)]  # pages needed, rounded up
-    return pages[used].reshape(-1, *pages.shape[2:])[:length]
+    return pages.take(used, axis=0).reshape(-1, *pages.shape[2:])[:length]
 
 
 def slots_of(positions: Array, block_table: Array, page_size: int) -> Array:
@@ -46,7 +46,7 @@ def attend(q: Array, k: Array, v: Array, scale: float) -> Array:
     kv_heads, head_dim = k.shape[1:]
     grouped = q.reshape(kv_heads, -1, head_dim)  # (Nk, g, D)
     scores = grouped @ k.transpose(1, 2, 0)  # (Nk, g, n)
-    weights = softmax(scores * scores.dtype.type(scale))  # (Nk, g, n)
+    weights = softmax(scores * scale)  # (Nk, g, n)
     mixed: Array = weights @ v.transpose(1, 0, 2)  # (Nk, g, D)
     return mixed.reshape(q.shape)
 

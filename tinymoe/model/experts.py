@@ -11,7 +11,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from tinymoe.core import Array, Numerics, Permutation, RouterCard, Routing
-from tinymoe.model.precision import array_module, linear, store
+from tinymoe.model.precision import array_module, linear, linear_unrounded, store
 
 
 def permute(ids: Array, experts: int) -> Permutation:
@@ -63,8 +63,8 @@ def grouped_linear(x: Array, weights: Array, offsets: Array, numerics: Numerics)
     bounds = offsets.tolist()
     for expert, (start, stop) in enumerate(pairwise(bounds)):
         if start < stop:
-            out[start:stop] = linear(x[start:stop], weights[expert], numerics)
-    return out
+            out[start:stop] = linear_unrounded(x[start:stop], weights[expert])
+    return store(out, numerics.storage)
 
 
 def expert_ffn(x: Array, gate_up: Array, down: Array, offsets: Array, numerics: Numerics) -> Array:
@@ -82,9 +82,10 @@ def combine(expert_out: Array, weights: Array, numerics: Numerics) -> Array:
     y = ((w0 o0 + w1 o1) + w2 o2) + ..., in `Routing` order (weight descending), in
     `numerics.accumulate`, one rounding to storage at the end (vllm#15045 summed in BF16).
     """
-    total = weights[:, 0, None] * expert_out[:, 0]  # (T, H)
+    weighted = weights[..., None] * expert_out  # (T, K, H)
+    total = weighted[:, 0]  # (T, H)
     for k in range(1, weights.shape[1]):
-        total = total + weights[:, k, None] * expert_out[:, k]
+        total = total + weighted[:, k]
     return store(total, numerics.storage)
 
 

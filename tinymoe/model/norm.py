@@ -6,7 +6,7 @@ Zhang and Sennrich 2019 (arXiv:1910.07467).
 from __future__ import annotations
 
 from tinymoe.core import Array, Numerics
-from tinymoe.model.precision import array_module, store
+from tinymoe.model.precision import array_module, store, vecdot
 
 
 def rmsnorm(
@@ -18,9 +18,9 @@ def rmsnorm(
     with itself. Storage rounding: of the result; and, where the family's own code does so (Llama,
     Qwen: `rounds_before_weight`), also of x / rms before the product with the weight.
     """
-    squares = (x[..., None, :] @ x[..., :, None])[..., 0]  # (..., 1)
-    mean_square = squares / x.dtype.type(x.shape[-1])
-    normed = x / array_module(x).sqrt(mean_square + x.dtype.type(eps))
+    xp = array_module(x)
+    mean_square = vecdot(x, x)[..., None] / x.shape[-1]  # (..., 1)
+    normed = x / xp.sqrt(mean_square + eps)
     if rounds_before_weight:
         normed = store(normed, numerics.storage)
     return store(normed * weight, numerics.storage)

@@ -26,6 +26,13 @@ def array_module(array: Array) -> ModuleType:
     return module
 
 
+def vecdot(a: Array, b: Array) -> Array:
+    """Dot products over the last axis, the other axes broadcast: one BLAS dot product each."""
+    if isinstance(a, np.ndarray):
+        return np.vecdot(a, b)
+    return (a[..., None, :] @ b[..., :, None])[..., 0, 0]  # CuPy 14 has no vecdot
+
+
 def store(values: Array, storage: Storage) -> Array:
     """Round `values` to what is kept between two ops; the array's dtype does not change.
 
@@ -48,6 +55,5 @@ def linear(x: Array, weight: Array, numerics: Numerics) -> Array:
 
 def linear_unrounded(x: Array, weight: Array) -> Array:
     """`linear` without the last rounding. x (T, in), weight (out, in) -> (T, out)."""
-    # (T, 1, in) @ (in, out): NumPy calls one matrix-vector product for each of the T tokens
-    product: Array = (x[:, None, :] @ weight.T)[:, 0]  # (T, out)
+    product: Array = vecdot(x[:, None, :], weight)  # (T, out)
     return product

@@ -48,7 +48,8 @@ def rope(x: Array, tables: tuple[Array, Array], card: RopeCard, numerics: Numeri
     turned = xp.empty_like(x)
     turned[..., first] = a * cosine - b * sine
     turned[..., second] = b * cosine + a * sine
-    turned[..., d:] = x[..., d:]  # dimensions past rotary_dim do not turn
+    if d < x.shape[-1]:
+        turned[..., d:] = x[..., d:]  # dimensions past rotary_dim do not turn
     return store(turned, numerics.storage)
 
 

@@ -116,13 +116,17 @@ def renorm(weights: Array, card: RouterCard) -> Array:
     """Step 4. Divide (T, K) by the row's sum, if the card says so; the sum by ascending id."""
     if not card.renormalise:
         return weights
-    total = weights.sum(axis=-1, keepdims=True) + weights.dtype.type(card.renorm_epsilon)
-    return weights / array_module(weights).maximum(total, weights.dtype.type(card.renorm_floor))
+    total = weights.sum(axis=-1, keepdims=True)  # (T, 1)
+    if card.renorm_epsilon:
+        total = total + card.renorm_epsilon
+    if card.renorm_floor:
+        total = array_module(weights).maximum(total, card.renorm_floor)
+    return weights / total
 
 
 def scale(weights: Array, card: RouterCard) -> Array:
     """Step 5. The routed scaling factor, once (vllm#24119 applied it twice)."""
-    return weights if card.scale == 1.0 else weights * weights.dtype.type(card.scale)
+    return weights if card.scale == 1.0 else weights * card.scale
 
 
 def by_weight(ids: Array, weights: Array) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tinymoe.core import Array, Batch, ModelConfig, Numerics, PagedKeysValues, Tap
+from tinymoe.core import Array, Batch, ModelConfig, Numerics, PagedKeysValues, Run, Tap
 from tinymoe.model.attention import slots_of, write_pages
 from tinymoe.model.experts import ffn, unpermute
 from tinymoe.model.ops import DEFINITION, Ops
@@ -16,11 +16,35 @@ from tinymoe.model.precision import array_module, linear_unrounded, store
 from tinymoe.model.rope import rope_tables
 
 
+class Lookups(NamedTuple):
+    """Where a batch's tokens live in the cache, and who looks back at what: once per pass."""
+
+    slots: Array  # (T,) page number * P + place in the page
+    decode_rows: Array  # (R,) rows of runs of one token
+    decode_tables: list[Array]  # their block tables
+    decode_lengths: list[int]  # keys that each of them sees
+    prefills: list[Run]  # the longer runs
+
+    @classmethod
+    def of(cls, batch: Batch, page_size: int) -> Lookups:
+        """Work them out."""
+        xp = array_module(batch.ids)
+        slots = [slots_of(batch.positions[run.rows], run.pages, page_size) for run in batch.runs]
+        single = [run for run in batch.runs if run.stop - run.start == 1]
+        return cls(
+            slots=xp.concatenate(slots),
+            decode_rows=xp.array([run.rows.start for run in single], dtype=xp.int64),
+            decode_tables=[run.pages for run in single],
+            decode_lengths=[run.stop for run in single],
+            prefills=[run for run in batch.runs if run.stop - run.start > 1],
+        )
+
+
 class Pass(NamedTuple):
     """What stays the same from the first layer of one forward pass to the last."""
 
     config: ModelConfig
-    batch: Batch
+    lookups: Lookups
     turns: tuple[Array, Array]  # cosines and sines of the batch's positions, (T, 1, d/2) each
     numerics: Numerics
     ops: Ops
@@ -48,7 +72,7 @@ def forward(
     `tap` sees every activation, named as in the trace schema (`tinymoe-trace/1`).
     """
     turns = rope_tables(batch.positions, config.rope, numerics)
-    this = Pass(config, batch, turns, numerics, ops, tap)
+    this = Pass(config, Lookups.of(batch, cache.page_size), turns, numerics, ops, tap)
     tap("tokens", batch.ids)
     x = store(params.embed[batch.ids], numerics.storage)  # (T, H)
     tap("embed", x)
@@ -100,7 +124,8 @@ def attention_block(
     k = ops.rope(k, this.turns, config.rope, numerics)
     for letter, value in (("q", q), ("k", k), ("v", v)):
         tap(f"{name}.{letter}", value)
-    remember(k, v, pages, this.batch)
+    for held, new in zip(pages, (k, v), strict=True):
+        write_pages(held, this.lookups.slots, new)
     mix = look_back(q, pages, this).reshape(tokens, -1)  # (T, Nq*D)
     tap(f"{name}.mix", mix)
     out = ops.linear(mix, params.out, numerics)  # (T, H)
@@ -108,29 +133,18 @@ def attention_block(
     return out
 
 
-def remember(k: Array, v: Array, pages: tuple[Array, Array], batch: Batch) -> None:
-    """Write the batch's keys and values (T, Nk, D) into their sequences' pages."""
-    key_pages, value_pages = pages
-    for run in batch.runs:
-        slots = slots_of(batch.positions[run.rows], run.pages, key_pages.shape[1])
-        write_pages(key_pages, slots, k[run.rows])
-        write_pages(value_pages, slots, v[run.rows])
-
-
 def look_back(q: Array, pages: tuple[Array, Array], this: Pass) -> Array:
-    """Attention of every run: stretches of one token as decodes, longer ones as prefills."""
-    ops, numerics, scale = this.ops, this.numerics, this.config.attention_scale
+    """Attention of every run, q (T, Nq, D): single tokens as decodes, longer runs as prefills."""
+    ops, numerics, scale, at = this.ops, this.numerics, this.config.attention_scale, this.lookups
     out = array_module(q).empty_like(q)  # (T, Nq, D)
-    single = [run for run in this.batch.runs if run.stop - run.start == 1]
-    if single:
-        rows = [run.rows.start for run in single]
-        tables, lengths = [run.pages for run in single], [run.stop for run in single]
-        out[rows] = ops.attention_decode(q[rows], *pages, tables, lengths, scale, numerics)
-    for run in this.batch.runs:
-        if run.stop - run.start > 1:
-            out[run.rows] = ops.attention_prefill(
-                q[run.rows], *pages, run.pages, run.start, scale, numerics
-            )
+    if len(at.decode_rows):
+        out[at.decode_rows] = ops.attention_decode(
+            q[at.decode_rows], *pages, at.decode_tables, at.decode_lengths, scale, numerics
+        )
+    for run in at.prefills:
+        out[run.rows] = ops.attention_prefill(
+            q[run.rows], *pages, run.pages, run.start, scale, numerics
+        )
     return out
 
 

@@ -1,6 +1,7 @@
 """Loss by domain, and how differently the domains use the experts.
 
-    python -m weights.recipe.evaluate --model MODEL --data DATA --split test --out report.json
+    python -m weights.recipe.evaluate --model weights --float32 --out weights/evaluation.json
+    python -m weights.recipe.evaluate --model RUN/checkpoint.pt --data DATA --split valid
 
 The windows are always the same for one split, context and count, so two models, or two formats of
 one model, can be compared window by window: `window_losses` of both files are pairs.
@@ -24,6 +25,7 @@ from weights.recipe.data import Ids, evaluation_windows, load_split
 from weights.recipe.export import load_hub_weights, read_checkpoint
 from weights.recipe.network import MoeNetwork
 from weights.recipe.shape import Shape
+from weights.recipe.splits import TEST_SPLITS, text_windows
 
 Floats = NDArray[np.float64]
 
@@ -121,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line entry."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="model folder or checkpoint.pt")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="prepared data; else the shipped test texts")
     parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--windows", type=int, default=48, help="windows of each domain")
@@ -130,7 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="JSON file; otherwise printed")
     options = parser.parse_args(arguments)
     network = load_network(options.model, torch.float32 if options.float32 else torch.bfloat16)
-    windows = load_windows(options.data, options.split, options.context, options.windows)
+    if options.data:
+        windows = load_windows(options.data, options.split, options.context, options.windows)
+    else:
+        windows = text_windows(
+            TEST_SPLITS, options.model / "tokenizer.json", options.context, options.windows
+        )
     result = {"split": options.split, "context": options.context}
     result |= report(network, windows, options.rows)
     text = json.dumps(result, indent=1) + "\n"
