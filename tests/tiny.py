@@ -69,20 +69,16 @@ def tiny_params(
         values = rng.normal(size=shape) * 2 / shape[-1] ** 0.5
         return store(values.astype(np.float32), "bfloat16").astype(numerics.dtype)
 
-    def norm(size: int) -> Array:
-        return store(rng.uniform(0.5, 2, size).astype(np.float32), "bfloat16").astype(
-            numerics.dtype
-        )
+    def norm(*shape: int) -> Array:
+        values = rng.uniform(0.5, 2, shape).astype(np.float32)
+        return store(values, "bfloat16").astype(numerics.dtype)
 
     def layer(kind: str) -> LayerParams:
         attention = AttentionParams(
             norm=norm(h),
-            q=matrix(config.heads * d, h),
-            k=matrix(config.kv_heads * d, h),
-            v=matrix(config.kv_heads * d, h),
+            qkv=matrix((config.heads + 2 * config.kv_heads) * d, h),
+            qk_norm=norm(config.heads + config.kv_heads, d) if config.qk_norm else None,
             out=matrix(h, config.heads * d),
-            q_norm=norm(d) if config.qk_norm else None,
-            k_norm=norm(d) if config.qk_norm else None,
         )
         if kind == "dense":
             width = config.dense_intermediate

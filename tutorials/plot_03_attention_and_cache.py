@@ -201,9 +201,9 @@ for cuts in ([], [5], [3, 4, 11], list(range(1, T))):
 # in another order than a product of one token, and then the last bits depend on the company. So
 # this engine makes one product for each token. What this machine's library does with 1 to 16 rows:
 
-weight = model.params.layers[layer].attention.q  # (Nq*D, H)
+weight = model.params.layers[layer].attention.qkv  # (M, H)
 x = taps[f"layers.{layer}.attn.norm"]  # (T, H)
-row_by_row = linear_unrounded(x, weight)  # (T, Nq*D)
+row_by_row = linear_unrounded(x, weight)  # (T, M)
 for rows in (1, 2, 4, 8, 16):
     together = x[:rows] @ weight.T
     off = np.abs(together - row_by_row[:rows])

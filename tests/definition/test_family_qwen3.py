@@ -242,13 +242,16 @@ def test_tensors_fill_their_roles(folder: Path, preset: str) -> None:
         roles = {
             "input_layernorm": attention.norm,
             "post_attention_layernorm": layer.ffn.norm,
-            "self_attn.q_proj": attention.q,
-            "self_attn.k_proj": attention.k,
-            "self_attn.v_proj": attention.v,
             "self_attn.o_proj": attention.out,
-            "self_attn.q_norm": attention.q_norm,
-            "self_attn.k_norm": attention.k_norm,
         }
+        projections = [stored[f"{name}.self_attn.{letter}_proj.weight"] for letter in "qkv"]
+        np.testing.assert_array_equal(attention.qkv, np.concatenate(projections))
+        assert attention.qk_norm is not None
+        heads = len(projections[0]) // attention.qk_norm.shape[1]
+        for letter, rows in (("q", slice(heads)), ("k", slice(heads, None))):
+            for row in attention.qk_norm[rows]:
+                norm = stored[f"{name}.self_attn.{letter}_norm.weight"]
+                np.testing.assert_array_equal(row, norm)
         for role, value in roles.items():
             np.testing.assert_array_equal(value, stored[f"{name}.{role}.weight"])
     np.testing.assert_array_equal(params.embed, stored["model.embed_tokens.weight"])

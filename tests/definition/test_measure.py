@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinymoe.api import load
-from tinymoe.core import NUMERICS, Array, TinymoeError
+from tinymoe.core import NUMERICS, Array, ModelConfig, TinymoeError
 from tinymoe.engine.scheduler import Scheduler
 from tinymoe.measure import bench as bench_module
 from tinymoe.measure import machine, setup
@@ -223,12 +223,18 @@ def test_warnings_name_a_busy_machine_and_a_model_in_cache() -> None:
 # ------------------------------------------------------------------------------- bytes
 
 
+def repeated_norms(config: ModelConfig) -> int:
+    """Bytes held beyond the parameters: every head has its own row of the q or k norm's weight."""
+    return 4 * config.num_layers * (config.heads + config.kv_heads - 2) * config.head_dim
+
+
 def test_bytes_of_a_step_by_hand() -> None:
     case = Case(batch=1, prompt=9, tokens=3)
     read = step_bytes(subject_of(), case, [2.0, 2.0])
     _, active = parameters(TINY)
     embed = TINY.vocab_size * TINY.hidden_size
     weights = 4 * (active - embed + TINY.hidden_size)  # of the embedding one row
+    weights += repeated_norms(TINY)
     assert read["shared_weights"] + read["experts"] == weights
     # keys and values, 2 layers, 1 head of 16, mean of 10 and 11 keys, float32
     assert read["cache"] == 2 * 2 * 1 * 16 * 10.5 * 4
@@ -241,8 +247,9 @@ def test_bytes_of_a_step_are_the_footprints() -> None:
     subject = Subject(model.params, model.config, model.numerics)
     read = step_bytes(subject, Case(1, 2, 2), [4.0] * 3)
     stored = footprint(model.checkpoint, model.config)
-    assert read["shared_weights"] + read["experts"] == 2 * stored.read_per_token
-    assert weight_bytes(model.params) == 2 * stored.nbytes
+    repeated = repeated_norms(model.config)
+    assert read["shared_weights"] + read["experts"] == 2 * stored.read_per_token + repeated
+    assert weight_bytes(model.params) == 2 * stored.nbytes + repeated
     assert parameters(model.config) == (stored.total, stored.active)
 
 
@@ -250,5 +257,6 @@ def test_a_tied_head_is_read_and_held_once() -> None:
     tied = replace(TINY, tied_head=True)
     read = step_bytes(subject_of(tied), Case(1, 2, 2), [2.0, 2.0])
     total, active = parameters(tied)
-    assert read["shared_weights"] + read["experts"] == 4 * active
-    assert weight_bytes(random_params(tied, 0, FP32)) == 4 * total
+    repeated = repeated_norms(tied)
+    assert read["shared_weights"] + read["experts"] == 4 * active + repeated
+    assert weight_bytes(random_params(tied, 0, FP32)) == 4 * total + repeated

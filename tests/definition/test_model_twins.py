@@ -226,12 +226,9 @@ def one_layer(card: RouterCard, numerics: Numerics) -> tuple[ModelConfig, Params
 
     attention = AttentionParams(
         norm=stored(1, H),
-        q=stored(2, 2 * D, H),
-        k=stored(3, D, H),
-        v=stored(4, D, H),
+        qkv=stored(2, 4 * D, H),
+        qk_norm=None,
         out=stored(5, H, 2 * D),
-        q_norm=None,
-        k_norm=None,
     )
     experts = MoeParams(
         norm=stored(6, H),

@@ -216,7 +216,7 @@ def load_params(checkpoint: Checkpoint, config: ModelConfig, numerics: Numerics)
         embed=embed,
         layers=tuple(
             LayerParams(
-                attention=_attention(checkpoint, f"model.layers.{index}", dtype),
+                attention=_attention(checkpoint, f"model.layers.{index}", config, dtype),
                 ffn=_ffn(checkpoint, f"model.layers.{index}", kind, config, dtype),
             )
             for index, kind in enumerate(config.layers)
@@ -226,18 +226,25 @@ def load_params(checkpoint: Checkpoint, config: ModelConfig, numerics: Numerics)
     )
 
 
-def _attention(checkpoint: Checkpoint, layer: str, dtype: np.dtype[Any]) -> AttentionParams:
+def _attention(
+    checkpoint: Checkpoint, layer: str, config: ModelConfig, dtype: np.dtype[Any]
+) -> AttentionParams:
     def read(name: str) -> Array:
         return checkpoint.read(f"{layer}.{name}.weight", dtype)
 
+    q_rows, kv_rows = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    qkv = aligned_empty((q_rows + 2 * kv_rows, config.hidden_size), dtype)
+    checkpoint.read_into(f"{layer}.self_attn.q_proj.weight", qkv[:q_rows])
+    checkpoint.read_into(f"{layer}.self_attn.k_proj.weight", qkv[q_rows : q_rows + kv_rows])
+    checkpoint.read_into(f"{layer}.self_attn.v_proj.weight", qkv[q_rows + kv_rows :])
+    q_norm, k_norm = read("self_attn.q_norm"), read("self_attn.k_norm")  # (D,) for all heads
     return AttentionParams(
         norm=read("input_layernorm"),
-        q=read("self_attn.q_proj"),
-        k=read("self_attn.k_proj"),
-        v=read("self_attn.v_proj"),
+        qkv=qkv,
+        qk_norm=np.concatenate(
+            [np.tile(q_norm, (config.heads, 1)), np.tile(k_norm, (config.kv_heads, 1))]
+        ),
         out=read("self_attn.o_proj"),
-        q_norm=read("self_attn.q_norm"),
-        k_norm=read("self_attn.k_norm"),
     )
 
 

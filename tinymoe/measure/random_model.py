@@ -54,9 +54,9 @@ class _Draw:
         self._random = np.random.default_rng(seed)
         self._dtype = numerics.dtype
 
-    def ones(self, size: int) -> Array:
-        """A norm that changes nothing, (size,)."""
-        return np.ones(size, self._dtype)
+    def ones(self, *shape: int) -> Array:
+        """A norm that changes nothing."""
+        return np.ones(shape, self._dtype)
 
     def matrix(self, outputs: int, inputs: int, gain: float = 1.0) -> Array:
         """(out, in), uniform in +-gain * sqrt(3 / in): standard deviation gain / sqrt(in)."""
@@ -79,12 +79,9 @@ def _layer(config: ModelConfig, draw: _Draw) -> LayerParams:
     return LayerParams(
         attention=AttentionParams(
             norm=draw.ones(H),
-            q=draw.matrix(config.heads * D, H),
-            k=draw.matrix(config.kv_heads * D, H),
-            v=draw.matrix(config.kv_heads * D, H),
+            qkv=draw.matrix((config.heads + 2 * config.kv_heads) * D, H),
+            qk_norm=draw.ones(config.heads + config.kv_heads, D) if config.qk_norm else None,
             out=draw.matrix(H, config.heads * D, gain=ATTENTION_GAIN),
-            q_norm=draw.ones(D) if config.qk_norm else None,
-            k_norm=draw.ones(D) if config.qk_norm else None,
         ),
         ffn=MoeParams(
             norm=draw.ones(H),

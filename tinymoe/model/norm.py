@@ -12,7 +12,9 @@ from tinymoe.model.precision import array_module, store, vecdot
 def rmsnorm(
     x: Array, weight: Array, eps: float, numerics: Numerics, *, rounds_before_weight: bool
 ) -> Array:
-    """x (..., N) and weight (N,) to (..., N): `weight * x / sqrt(mean(x^2) + eps)`.
+    """x (..., N) to `weight * x / sqrt(mean(x^2) + eps)`, (..., N).
+
+    weight: (N,), or one for each head, (heads, N).
 
     The sum over N in `numerics.accumulate`, in the order of the BLAS dot product of the vector
     with itself. Storage rounding: of the result; and, where the family's own code does so (Llama,

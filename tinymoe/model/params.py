@@ -34,12 +34,9 @@ class AttentionParams:
     """One layer's attention."""
 
     norm: Array  # (H,)
-    q: Array  # (Nq*D, H)
-    k: Array  # (Nk*D, H)
-    v: Array  # (Nk*D, H)
+    qkv: Array  # ((Nq + 2 Nk)*D, H): query heads' rows, then key heads', then value heads'
+    qk_norm: Array | None  # (Nq + Nk, D): a weight for each query and key head, if qk_norm
     out: Array  # (H, Nq*D)
-    q_norm: Array | None  # (D,), with ModelConfig.qk_norm
-    k_norm: Array | None  # (D,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

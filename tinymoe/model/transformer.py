@@ -112,16 +112,16 @@ def attention_block(
 ) -> Array:
     """Norm, project, turn, remember, look back, project: x (T, H) -> (T, H)."""
     config, ops, numerics, tap = this.config, this.ops, this.numerics, this.tap
-    tokens = len(x)
+    tokens, turning = len(x), config.heads + config.kv_heads  # heads that rope turns
     normed = norm(x, params.norm, this)  # (T, H)
     tap(f"{name}.norm", normed)
-    q = ops.linear(normed, params.q, numerics).reshape(tokens, config.heads, -1)  # (T, Nq, D)
-    k = ops.linear(normed, params.k, numerics).reshape(tokens, config.kv_heads, -1)  # (T, Nk, D)
-    v = ops.linear(normed, params.v, numerics).reshape(tokens, config.kv_heads, -1)
-    if params.q_norm is not None and params.k_norm is not None:  # per head, before rope
-        q, k = norm(q, params.q_norm, this), norm(k, params.k_norm, this)
-    q = ops.rope(q, this.turns, config.rope, numerics)
-    k = ops.rope(k, this.turns, config.rope, numerics)
+    qkv = ops.linear(normed, params.qkv, numerics)  # (T, (Nq + 2 Nk)*D)
+    heads = qkv.reshape(tokens, -1, config.head_dim)  # (T, Nq + 2 Nk, D)
+    qk, v = heads[:, :turning], heads[:, turning:]
+    if params.qk_norm is not None:  # each head by itself, before rope
+        qk = norm(qk, params.qk_norm, this)
+    qk = ops.rope(qk, this.turns, config.rope, numerics)  # (T, Nq + Nk, D)
+    q, k = qk[:, : config.heads], qk[:, config.heads :]
     for letter, value in (("q", q), ("k", k), ("v", v)):
         tap(f"{name}.{letter}", value)
     for held, new in zip(pages, (k, v), strict=True):
