@@ -154,6 +154,30 @@ NUMERICS: Mapping[str, Numerics] = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QuantTensor:
+    """A quantised matrix (N, K), or a stack of them (..., N, K), in the bytes of a checkpoint.
+
+    Blocks run along K, the axis of the sum in a matrix product. Its format's `decode` reads it.
+    """
+
+    format: Literal["nvfp4", "mxfp4", "fp8"]
+    convention: str  # who made it: a row of that format's table in `formats/conventions.py`
+    codes: Array  # uint8: (..., N, K/2), low nibble first, or (..., N, K) in FP8
+    scales: Array  # one a block, row-major: E4M3 bytes, E8M0 bytes, or float32 multipliers
+    block: tuple[int, int]  # rows and columns that share a scale
+    tensor_scale: np.floating[Any] | None  # float32, the second level of NVFP4
+    # value = code * scale * tensor_scale, or / tensor_scale; the wrong one is off by its square,
+    # some 1e-9 (modular#6600). "amax": the tensor's largest magnitude, 2688 times the multiplier
+    tensor_scale_is: Literal["multiplier", "divisor", "amax", "none"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the values it stands for."""
+        values_per_byte = 1 if self.format == "fp8" else 2
+        return (*self.codes.shape[:-1], self.codes.shape[-1] * values_per_byte)
+
+
 # ------------------------------------------------------------------------------- the work
 
 

@@ -57,7 +57,7 @@ def test_layers(assembled: Path) -> None:
 
 
 ALLOWED = {"numpy", "safetensors", "tinymoe", "ml_dtypes"}
-ORACLE_HALF = ["core", "formats.bf16", "model.transformer", "checkpoint", "families", "oracle"]
+ORACLE_HALF = ["core", "formats.gemm", "formats.ggml", "model.transformer", "checkpoint", "families"]
 
 
 @pytest.mark.parametrize("module", ORACLE_HALF)
