@@ -74,6 +74,7 @@ def rope(draw: DrawFn) -> Case:
         theta=draw(st.sampled_from([1e4, 1e6])),
         rotary_dim=draw(st.integers(1, d // 2)) * 2,
         pairing=draw(st.sampled_from(["half", "interleaved"])),
+        scaling=None,
     )
     late = st.integers(0, 2_000_000)
     positions = np.array(draw(st.lists(st.one_of(st.integers(0, 3), late), min_size=1, max_size=4)))

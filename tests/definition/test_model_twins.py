@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tinymoe.cache import PagedCache
+from tinymoe.cards import NO_MULTIPLIERS, PLAIN_SWIGLU, full_attention
 from tinymoe.core import (
     NUMERICS,
     Batch,
@@ -67,7 +68,7 @@ def test_rmsnorm(size: int, magnitude: float) -> None:
 @pytest.mark.parametrize("rotary_dim", [16, 8])
 def test_rope(pairing: Any, rotary_dim: int) -> None:
     # pairs taken the other way, or dimensions past rotary_dim turned, give fluent nonsense
-    card = RopeCard(theta=1e4, rotary_dim=rotary_dim, pairing=pairing)
+    card = RopeCard(theta=1e4, rotary_dim=rotary_dim, pairing=pairing, scaling=None)
     positions = np.array([0, 1, 5, 100_000])
     x = normal(4, 2, 16)
     got = rope(x, rope_tables(positions, card, FP32), card, FP32)
@@ -201,22 +202,23 @@ def test_grouped_experts_equal_the_loop_bit_for_bit(preset: str, weight_on: Any)
 def one_layer(card: RouterCard, numerics: Numerics) -> tuple[ModelConfig, Params]:
     """A model of one layer with random weights; V 4, H 12, D 6, I 5."""
     V, H, D, width, E = 4, 12, 6, 5, card.experts
+    rope = RopeCard(theta=1e4, rotary_dim=D, pairing="half", scaling=None)
     config = ModelConfig(
         family="test",
         vocab_size=V,
         hidden_size=H,
         layers=("moe",),
+        attention=(full_attention(D, rope),),
         heads=2,
         kv_heads=1,
         head_dim=D,
-        qk_norm=False,
-        attention_scale=D**-0.5,
-        rope=RopeCard(theta=1e4, rotary_dim=D, pairing="half"),
         rms_norm_eps=1e-6,
         norm_rounds_before_weight=True,
         dense_intermediate=1,
         moe_intermediate=width,
+        experts=PLAIN_SWIGLU,
         router=card,
+        multipliers=NO_MULTIPLIERS,
         tied_head=True,
         max_positions=8,
     )

@@ -13,18 +13,32 @@ from tinymoe.model.precision import array_module, linear_unrounded, store
 
 
 def route(
-    x: Array, weight: Array, bias: Array | None, card: RouterCard, numerics: Numerics
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    card: RouterCard,
+    numerics: Numerics,
+    *,
+    logit_bias: Array | None = None,
 ) -> Routing:
     """x (T, H), weight (E, H), bias (E,) or None -> `Routing` of T rows.
+
+    `bias` chooses and never weighs; `logit_bias` (E,) is part of the logits (gpt-oss).
 
     All steps in `numerics.accumulate`; the logits are first rounded to the type the numerics
     or the card keeps them in. A row of NaN logits gives experts 0..K-1, distinct, and NaN
     weights (vllm#39288: the same expert twice, then an illegal memory access).
     """
-    return route_logits(router_logits(x, weight, card, numerics), bias, card)
+    return route_logits(router_logits(x, weight, card, numerics, logit_bias), bias, card)
 
 
-def router_logits(x: Array, weight: Array, card: RouterCard, numerics: Numerics) -> Array:
+def router_logits(
+    x: Array,
+    weight: Array,
+    card: RouterCard,
+    numerics: Numerics,
+    logit_bias: Array | None = None,
+) -> Array:
     """x (T, H) times weight (E, H) transposed: (T, E), rounded as numerics and card say.
 
     sglang#29783: logits kept in BF16 where the model asks for float32 change the experts of
@@ -33,7 +47,7 @@ def router_logits(x: Array, weight: Array, card: RouterCard, numerics: Numerics)
     kept = numerics.router_logits
     if kept == "card":
         kept = numerics.storage if card.logits_dtype == "model" else "float32"
-    return store(linear_unrounded(x, weight), kept)
+    return store(linear_unrounded(x, weight, logit_bias), kept)
 
 
 def route_logits(logits: Array, bias: Array | None, card: RouterCard) -> Routing:
