@@ -18,8 +18,7 @@ from safetensors.numpy import load_file, save_file
 from tinymoe.cards import full_attention
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import NUMERICS, RopeCard, TinymoeError
-from tinymoe.families import load_params, read_config
-from tinymoe.families.qwen3_moe import expected_tensors
+from tinymoe.families import expected_tensors, load_params, read_config
 from tinymoe.model.params import DenseParams, MoeParams
 
 pytestmark = pytest.mark.definition

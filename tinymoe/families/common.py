@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tinymoe.cards import (
@@ -125,6 +125,34 @@ def read_groups(fields: Fields, experts: int, top_k: int) -> tuple[int, int]:
     if top_k > kept * (experts // groups):
         raise fields.error("topk_group", f"enough groups for {top_k} experts of a token")
     return groups, kept
+
+
+def biased_sigmoid_router(fields: Fields) -> RouterCard:
+    """DeepSeek-V3's, which many took over: sigmoid, a choosing bias, groups, a scaling factor.
+
+    A group is rated by its two best members, bias included, and a dropped one gets -inf: a mask
+    of 0 wins once biased scores are negative (vllm#13474).
+    """
+    fields.only("topk_method", None, "noaux_tc")
+    if "scoring_func" in fields and fields.take("scoring_func") != "noaux_tc":  # dots1 writes so
+        fields.only("scoring_func", "sigmoid")
+    fields.take("scoring_func", None)
+    card = plain_router(fields, "n_routed_experts", "num_local_experts", "num_experts")
+    groups, kept = read_groups(fields, card.experts, card.top_k)
+    return replace(
+        card,
+        score="sigmoid",
+        selection_bias=True,
+        groups=groups,
+        groups_kept=kept,
+        group_score="top2_sum" if kept < groups else "none",
+        dropped_group="-inf" if kept < groups else "none",
+        renormalise=fields.flag("norm_topk_prob"),
+        renorm_epsilon=1e-20,
+        scale=fields.positive("routed_scaling_factor"),
+        logits_dtype="float32",
+        bias_dtype="float32",
+    )
 
 
 def shared_card(kind: Literal["added", "gated"], width: int) -> ExpertCard:

@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tinymoe.cards import full_attention
-from tinymoe.checkpoint import Checkpoint
-from tinymoe.core import ModelConfig, Numerics
+from tinymoe.cards import ModelConfig, full_attention
 from tinymoe.families.common import (
     Kinds,
     assemble,
@@ -21,8 +19,8 @@ from tinymoe.families.common import (
 )
 from tinymoe.families.fields import HARMLESS, Fields
 from tinymoe.families.rope_fields import read_rope
-from tinymoe.families.standard import Names, list_tensors, load_model
-from tinymoe.families.tensors import Shape, load_checked
+from tinymoe.families.standard import Names, load_model
+from tinymoe.families.tensors import Source
 from tinymoe.model.params import Params
 
 NAMES = Names()
@@ -85,13 +83,6 @@ def sparse_layers(fields: Fields) -> Kinds:
     )
 
 
-def expected_tensors(config: ModelConfig) -> list[tuple[str, Shape]]:
-    """Name and shape of every tensor that such a checkpoint holds."""
-    return list_tensors(lambda source: load_model(source, config, NAMES))
-
-
-def load_params(checkpoint: Checkpoint, config: ModelConfig, numerics: Numerics) -> Params:
-    """Every weight in `numerics.dtype`, exactly as stored; checked before memory is taken."""
-    return load_checked(
-        checkpoint, config.num_layers, numerics, lambda source: load_model(source, config, NAMES)
-    )
+def build(source: Source, config: ModelConfig) -> Params:
+    """Every weight by role."""
+    return load_model(source, config, NAMES)

@@ -77,6 +77,10 @@ def _scaling(rope: Fields, fields: Fields, types: Collection[str]) -> RopeScalin
     if len(kinds) > 1:
         raise rope.error("type", "the same as rope_type")
     kind = kinds.pop() if kinds else "default"
+    if kind == "dynamic":  # with a fixed alpha: the family reads that into theta
+        for name in ("alpha", "factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
+            rope.take(name, None)
+        return None
     if kind == "linear":
         return LinearScaling(factor=rope.positive("factor"))
     if kind == "llama3":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from tinymoe.cards import AttentionCard, ModelConfig
 from tinymoe.core import Array
-from tinymoe.families.tensors import Listing, Shape, Source, read
+from tinymoe.families.tensors import Shape, Source, read
 from tinymoe.model.params import (
     AttentionParams,
     DenseParams,
@@ -185,10 +185,3 @@ def load_model(
         )
         layers.append(LayerParams(attention=mixer, ffn=fed))
     return Params(embed=embed, layers=tuple(layers), final_norm=final_norm, head=head)
-
-
-def list_tensors(build: Callable[[Source], Params]) -> list[tuple[str, Shape]]:
-    """Name and shape of every tensor that a loader asks for."""
-    listing = Listing()
-    build(listing)
-    return listing.seen

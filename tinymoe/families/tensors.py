@@ -149,7 +149,7 @@ def load_checked(
         warnings.warn(
             f"{checkpoint.path}: tensors that this model does not use: "
             f"{', '.join(unused[:_LISTED])}{more}",
-            stacklevel=4,  # the caller of `families.load_params`
+            stacklevel=3,  # the caller of `families.load_params`
         )
     return build(_Reader(checkpoint, numerics.dtype))
 

@@ -1,0 +1,426 @@
+"""Makes a parity case: a tiny random checkpoint, and what transformers computes for it.
+
+    python tests/vectors/parity/make_case.py glm4_moe            # or any name of CASES
+
+Needs transformers 5.23 and torch 2.13 (CPU). Weights are drawn from the case's seed, widened so
+that activations stay near 1 and routing is decided, and stored in BF16 under the hub's names. The
+reference runs in float32 with eager attention on the checkpoint as read back. A seed is taken only
+if no routing decision is closer than eight times the noise: of the seeds tried, the first such.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import save_file
+from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file as save_torch
+
+ROOT = Path(__file__).parent
+LENGTHS = (1, 17)
+PLAIN: dict[str, Any] = {
+    "vocab_size": 72,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "attention_dropout": 0.0,
+    "initializer_range": 0.02,
+    "use_cache": True,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "torch_dtype": "bfloat16",
+}
+# fields of config.json besides PLAIN; None takes one of PLAIN's away
+CASES: dict[str, dict[str, Any]] = {
+    "mixtral_window": {
+        "model_type": "mixtral",
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 24,
+        "sliding_window": 5,
+        "rope_theta": 1e4,
+    },
+    "qwen2_moe": {
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": False,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 24,
+        "intermediate_size": 40,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [0],
+        "num_hidden_layers": 3,
+        "rope_theta": 1e6,
+        "use_sliding_window": True,
+        "sliding_window": 6,
+        "max_window_layers": 3,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "glm4_moe": {
+        "head_dim": 12,
+        "partial_rotary_factor": 0.5,
+        "attention_bias": True,
+        "use_qk_norm": True,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5,
+        "moe_intermediate_size": 16,
+        "intermediate_size": 40,
+        "first_k_dense_replace": 1,
+        "num_nextn_predict_layers": 1,
+        "eos_token_id": [1, 2],
+        "rope_theta": 1e6,
+    },
+    "dots1": {
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 2,
+        "n_group": 4,
+        "topk_group": 2,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5,
+        "moe_intermediate_size": 16,
+        "intermediate_size": 40,
+        "first_k_dense_replace": 1,
+        "attention_bias": False,
+        "sliding_window": 6,
+        "max_window_layers": 1,
+        "num_hidden_layers": 3,
+        "rope_theta": 1e7,
+    },
+    "granitemoe": {
+        "num_local_experts": 8,
+        "num_experts_per_tok": 3,
+        "intermediate_size": 16,
+        "attention_bias": False,
+        "attention_multiplier": 0.25,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 2.0,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "rope_theta": 1e4,
+        "rope_scaling": {"type": "linear", "factor": 4.0},
+    },
+    "granitemoeshared": {
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 16,
+        "shared_intermediate_size": 24,
+        "attention_bias": False,
+        "attention_multiplier": 0.5,
+        "embedding_multiplier": 2.0,
+        "residual_multiplier": 0.75,
+        "logits_scaling": 1.5,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
+    "hunyuan_v1_moe": {
+        "head_dim": 12,
+        "num_experts": 6,
+        "moe_topk": [2, 2],
+        "intermediate_size": 16,
+        "moe_intermediate_size": [16, 16],
+        "num_shared_expert": [1, 1],
+        "use_mixed_mlp_moe": True,
+        "use_qk_norm": True,
+        "use_cla": False,
+        "attention_bias": False,
+        "pad_id": 3,
+        "rope_theta": 1e4,
+        "rope_scaling": {"type": "dynamic", "alpha": 100.0, "factor": 1.0},
+    },
+    "ernie4_5_moe": {
+        "moe_num_experts": 8,
+        "moe_k": 2,
+        "moe_num_shared_experts": 2,
+        "moe_intermediate_size": 12,
+        "moe_layer_start_index": 1,
+        "moe_layer_end_index": -1,
+        "moe_layer_interval": 1,
+        "moe_norm_min": 1e-12,
+        "moe_capacity": [8, 8, 8],
+        "moe_use_aux_free": True,
+        "intermediate_size": 40,
+        "use_bias": False,
+        "num_hidden_layers": 3,
+        "tie_word_embeddings": True,
+        "rope_theta": 5e5,
+        "attention_dropout": None,
+    },
+    "deepseek_v2": {
+        "q_lora_rank": None,
+        "kv_lora_rank": 12,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 10,
+        "num_key_value_heads": 4,
+        "attention_bias": False,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 3,
+        "n_shared_experts": 2,
+        "n_group": 4,
+        "topk_group": 2,
+        "topk_method": "group_limited_greedy",
+        "scoring_func": "softmax",
+        "norm_topk_prob": False,
+        "routed_scaling_factor": 4.0,
+        "moe_intermediate_size": 12,
+        "intermediate_size": 40,
+        "first_k_dense_replace": 1,
+        "moe_layer_freq": 1,
+        "rope_theta": 1e4,
+        "rope_scaling": {
+            "type": "yarn",
+            "factor": 8,
+            "original_max_position_embeddings": 16,
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "mscale": 0.707,
+            "mscale_all_dim": 0.707,
+        },
+    },
+    "deepseek_v2_greedy": {
+        "model_type": "deepseek_v2",
+        "q_lora_rank": 16,
+        "kv_lora_rank": 12,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 8,
+        "num_key_value_heads": 4,
+        "attention_bias": True,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "topk_method": "greedy",
+        "scoring_func": "softmax",
+        "norm_topk_prob": False,
+        "routed_scaling_factor": 1.0,
+        "moe_intermediate_size": 12,
+        "intermediate_size": 40,
+        "first_k_dense_replace": 0,
+        "rope_theta": 1e4,
+    },
+}
+HEAD = ("vocab_size", "num_hidden_layers")
+
+
+def config_of(case: str) -> dict[str, Any]:
+    """config.json of a case, in the hub's style."""
+    merged = {"model_type": case, **PLAIN, **CASES[case]}
+    optional = ("q_lora_rank",)
+    return {k: v for k, v in merged.items() if v is not None or k in optional}
+
+
+def draw(model: Any, seed: int) -> None:
+    """Weights such that activations stay near 1 and attention and router have opinions."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if name.endswith("inv_freq"):
+            continue
+        noise = torch.randn(value.shape, generator=generator)
+        if "e_score_correction_bias" in name:
+            drawn = 0.05 * noise
+        elif value.ndim == 1 and "norm" in name and name.endswith("weight"):
+            drawn = 1 + 0.25 * noise
+        elif value.ndim == 1 or "bias" in name:
+            drawn = 0.5 * noise
+        elif "embed" in name:
+            drawn = noise
+        else:
+            router = ".gate." in name or "router" in name
+            drawn = noise * (2.0 if router else 1.3) / value.shape[-1] ** 0.5
+        with torch.no_grad():
+            value.copy_(drawn.to(torch.bfloat16).to(value.dtype))
+
+
+def save(model: Any, folder: Path, config: dict[str, Any]) -> None:
+    """config in both styles, and the weights under the hub's names."""
+    model.save_pretrained(folder)
+    newer = json.loads((folder / "config.json").read_text())
+    newer["dtype"] = "bfloat16"
+    (folder / "config.v5.json").write_text(json.dumps(newer, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    tensors = load_torch(folder / "model.safetensors")
+    kept = {
+        name: value if "e_score_correction_bias" in name else value.to(torch.bfloat16)
+        for name, value in tensors.items()
+    }
+    save_torch(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "generation_config.json").unlink(missing_ok=True)
+
+
+class Recorder:
+    """Hooks on a model that note what every router gives out."""
+
+    def __init__(self, model: Any) -> None:
+        self.routed: dict[int, tuple[Any, Any, Any]] = {}
+        for index, layer in enumerate(model.model.layers):
+            for name, module in layer.named_modules():
+                kind = type(module).__name__
+                if kind.endswith(("Router", "Gate", "TopKGating")) and name:
+                    module.register_forward_hook(self._note(index))
+
+    def _note(self, index: int) -> Any:
+        def hook(module: Any, given: Any, out: Any) -> None:
+            self.routed[index] = out
+
+        return hook
+
+
+def reference(model: Any, ids: Any) -> dict[str, np.ndarray]:
+    """All that is recorded of one prompt."""
+    recorder = Recorder(model)
+    with torch.no_grad():
+        out = model(ids[None], output_hidden_states=True, use_cache=False)
+    states = out.hidden_states
+    found = {"input_ids": ids.numpy(), "logits": out.logits[0].numpy()}
+    outputs: list[Any] = []
+    hooks = [
+        layer.register_forward_hook(
+            lambda module, given, out: outputs.append(out[0] if isinstance(out, tuple) else out)
+        )
+        for layer in model.model.layers
+    ]
+    with torch.no_grad():
+        model(ids[None], use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    found["hidden.0"] = states[0][0].numpy()
+    for index, value in enumerate(outputs):
+        found[f"hidden.{index + 1}"] = value.reshape(len(ids), -1).numpy()
+    found["hidden.final_norm"] = states[-1][0].numpy()
+    for layer, routed in recorder.routed.items():
+        logits, weights, chosen = routing(model, routed)
+        order = np.lexsort((chosen, -weights), axis=-1)
+        found[f"router_logits.{layer}"] = logits
+        found[f"expert_ids.{layer}"] = np.take_along_axis(chosen, order, -1)
+        found[f"expert_weights.{layer}"] = np.take_along_axis(weights, order, -1)
+    return found
+
+
+def routing(model: Any, routed: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(logits, weights, ids) of one router's output."""
+    parts = [part.detach().reshape(-1, part.shape[-1]) for part in routed]
+    whole = [part for part in parts if part.dtype in (torch.int64, torch.int32)]
+    real = [part for part in parts if part.is_floating_point()]
+    wide = max(part.shape[-1] for part in real)
+    logits = next(part for part in real if part.shape[-1] == wide)
+    weights = next(part for part in real if part.shape == whole[0].shape)
+    return logits.numpy(), weights.numpy(), whole[0].numpy().astype(np.int64)
+
+
+def choice_gap(case: dict[str, Any], found: dict[str, np.ndarray], model: Any) -> float:
+    """The smallest gap between a chosen expert's logit and another's, bias and groups included.
+
+    For choosing by plain logits or a function that keeps their order, the gap is exact. With a
+    bias or groups it is the gap that tinymoe's own margin tap says, checked by `main`.
+    """
+    smallest = np.inf
+    for name, logits in found.items():
+        if not name.startswith("router_logits"):
+            continue
+        ids = found[name.replace("router_logits", "expert_ids")]
+        for row, chosen in zip(logits, ids, strict=True):
+            rest = np.delete(row, chosen)
+            smallest = min(smallest, row[chosen].min() - rest.max())
+    return float(smallest)
+
+
+def noise(model: Any, folder: Path, prompts: list[Any]) -> dict[str, float]:
+    """How far transformers' own forms lie from each other, in a logit."""
+    base = [reference(model, ids)["logits"] for ids in prompts]
+    measured = {}
+    for name, options in (
+        ("sdpa", {"attn_implementation": "sdpa"}),
+        ("experts_eager", {"experts_implementation": "eager"}),
+        ("experts_batched_mm", {"experts_implementation": "batched_mm"}),
+    ):
+        other = load(folder, **options)
+        with torch.no_grad():
+            logits = [other(ids[None], use_cache=False).logits[0].numpy() for ids in prompts]
+        pairs = zip(base, logits, strict=True)
+        measured[name] = float(max(np.abs(a - b).max() for a, b in pairs))
+    return measured
+
+
+def load(folder: Path, **options: Any) -> Any:
+    """The checkpoint as transformers reads it, in float32."""
+    options = {"attn_implementation": "eager", **options}
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, **options
+    )
+    return model.eval()
+
+
+def main(case: str, seed: int) -> None:
+    """Write the case's folder."""
+    config, folder = config_of(case), ROOT / case
+    made = transformers.AutoConfig.for_model(**config)
+    model = transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+    draw(model, seed)
+    folder.mkdir(exist_ok=True)
+    save(model, folder, config)
+    model = load(folder)
+    generator = torch.Generator().manual_seed(seed + 1)
+    vocab = config["vocab_size"]
+    prompts = [torch.randint(0, vocab, (n,), generator=generator) for n in LENGTHS]
+    found, gaps = {}, []
+    for n, ids in zip(LENGTHS, prompts, strict=True):
+        values = reference(model, ids)
+        gaps.append(margin(folder, ids.numpy()))
+        found |= {f"p{n}.{key}": np.ascontiguousarray(value) for key, value in values.items()}
+    save_file(found, folder / "reference.safetensors")
+    meta = {
+        "case": case,
+        "seed": seed,
+        "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
+        "prompt_lengths": list(LENGTHS),
+        "layers": config["num_hidden_layers"],
+        "smallest_routing_gap": min(gaps),
+        "logits_std": float(found["p17.logits"].std()),
+        "noise_max_abs_logit_diff": noise(model, folder, prompts),
+    }
+    (folder / "reference.json").write_text(json.dumps(meta, indent=1) + "\n")
+    print(json.dumps(meta, indent=1))
+
+
+def margin(folder: Path, ids: np.ndarray) -> float:
+    """The smallest gap at the cut between experts, in the scores that choose."""
+    from tinymoe.checkpoint import Checkpoint
+    from tinymoe.core import NUMERICS
+    from tinymoe.families import load_params, read_config
+    from tinymoe.oracle.trace import trace
+
+    checkpoint = Checkpoint.open(folder)
+    config, numerics = read_config(checkpoint.config), NUMERICS["exact"]
+    taps = trace(load_params(checkpoint, config, numerics), config, ids, numerics)
+    return float(min(taps[name].min() for name in taps if name.endswith("router.margin")))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1)
