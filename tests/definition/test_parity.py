@@ -42,10 +42,11 @@ def tolerance(case: str) -> tuple[float, float]:
     Two correct float32 engines sum in different orders. How far that moves a logit was measured
     on the reference itself: its own attention and expert implementations differ by `noise`. A
     third engine may differ from each of them by as much in either direction, and the largest of
-    a few samples underestimates the tail: 6 x the largest, and at least 1e-4 (25 float32 steps at
-    the logits' standard deviation of 4), plus 1e-5 relative.
+    a few samples underestimates the tail: 6 x the largest, and at least 200 float32 steps at the
+    logits' standard deviation (1e-4 at 4), plus 1e-5 relative.
     """
-    return max(1e-4, 6 * noise(case)), 1e-5
+    step = float(np.spacing(np.float32(METAS[case]["logits_std"])))
+    return max(200 * step, 6 * noise(case)), 1e-5
 
 
 def noise(case: str) -> float:
