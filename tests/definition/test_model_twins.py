@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 
 from tinymoe.cache import PagedCache
-from tinymoe.cards import NO_MULTIPLIERS, PLAIN_SWIGLU, full_attention
+from tinymoe.cards import (
+    NO_MULTIPLIERS,
+    PLAIN_SWIGLU,
+    LinearScaling,
+    Llama3Scaling,
+    YarnScaling,
+    full_attention,
+)
 from tinymoe.core import (
     NUMERICS,
     Batch,
@@ -30,6 +37,7 @@ from tinymoe.model.attention import (
     attend_naive,
     attention_decode,
     attention_prefill,
+    first_seen,
     slots_of,
     write_pages,
 )
@@ -37,7 +45,7 @@ from tinymoe.model.experts import moe_naive, permute
 from tinymoe.model.norm import rmsnorm, rmsnorm_naive
 from tinymoe.model.params import AttentionParams, LayerParams, MoeParams, Params
 from tinymoe.model.precision import store
-from tinymoe.model.rope import rope, rope_naive, rope_tables
+from tinymoe.model.rope import inverse_frequencies, rope, rope_naive, rope_tables
 from tinymoe.model.router import route_logits, route_naive
 from tinymoe.model.transformer import forward
 
@@ -62,6 +70,53 @@ def test_rmsnorm(size: int, magnitude: float) -> None:
     # the root halves these; root, quotient and product: 3 u
     bound = ((size + 4) / 2 + 3) * U
     assert (np.abs(got - wanted) <= bound * np.abs(wanted)).all()
+
+
+def test_first_seen() -> None:
+    # worked out by hand. A window of 3 shows positions 3, 4, 5 to position 5: itself and two
+    # before; taken as three before, the sum has a key too many. A chunk of 4 begins at 4.
+    assert [first_seen(i, 3, None) for i in range(6)] == [0, 0, 0, 1, 2, 3]
+    assert [first_seen(i, None, 4) for i in range(9)] == [0, 0, 0, 0, 4, 4, 4, 4, 8]
+    assert [first_seen(i, 3, 4) for i in range(6)] == [0, 0, 0, 1, 4, 4]
+    assert first_seen(5, None, None) == 0
+
+
+SCALINGS = {
+    "linear": LinearScaling(factor=4.0),
+    "llama3": Llama3Scaling(
+        factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=64
+    ),
+    "yarn": YarnScaling(
+        factor=8.0,
+        original_positions=64,
+        beta_fast=32.0,
+        beta_slow=1.0,
+        truncate=True,
+        attention_factor=1.2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_scaled_frequencies(name: str) -> None:
+    # by hand from the formulas. sglang#22711: a factor that was ignored; vllm#30384
+    card = RopeCard(theta=100.0, rotary_dim=8, pairing="half", scaling=SCALINGS[name])
+    plain = [100.0 ** (-j / 4) for j in range(4)]  # wavelengths 6.28, 19.9, 62.8, 199
+    # llama3: 64/wavelength = 10.2, 3.22, 1.02, 0.32: above 4 as it is, below 1 divided by 8;
+    # between, s = (n - 1) / 3. yarn: a wave turns 32 times at j < 0, once at 4 ln(64 / 2 pi) /
+    # ln 10^2 = 2.02: from 0 (max with 0) up to 3
+    turns = [64 * f / (2 * np.pi) for f in plain]
+    kept = {
+        "linear": [0.0] * 4,
+        "llama3": [1.0, (turns[1] - 1) / 3, (turns[2] - 1) / 3, 0.0],
+        "yarn": [1.0, 2 / 3, 1 / 3, 0.0],
+    }[name]
+    factor = SCALINGS[name].factor
+    wanted = [f * k + f / factor * (1 - k) for f, k in zip(plain, kept, strict=True)]
+    np.testing.assert_allclose(inverse_frequencies(card), wanted, rtol=8 * 2.0**-53)
+    cosine, sine = rope_tables(np.array([5]), card, NUMERICS["exact"])
+    size = 1.2 if name == "yarn" else 1.0
+    np.testing.assert_allclose(np.hypot(cosine, sine), size, rtol=8 * 2.0**-53)
 
 
 @pytest.mark.parametrize("pairing", ["half", "interleaved"])
@@ -97,9 +152,21 @@ def test_attend(n: int, heads: int, kv_heads: int) -> None:
     assert np.abs(got - wanted).max() <= bound
 
 
+SIGHTS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "window": {"window": 3},
+    "wide window": {"window": 100},
+    "chunk": {"chunk": 4},
+    "sinks": {"sinks": np.arange(6, dtype=np.float32) - 3},
+    "window and sinks": {"window": 5, "sinks": np.arange(6, dtype=np.float32) - 3},
+}
+
+
 @pytest.mark.parametrize("preset", NUMERICS)
-def test_prefill_is_decode_bit_for_bit(preset: str) -> None:
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_prefill_is_decode_bit_for_bit(preset: str, sight: str) -> None:
     # vllm#26042: a prompt cut into chunks gave other numbers than one in a piece
+    named = SIGHTS[sight]
     numerics = NUMERICS[preset]
     tokens, page_size, table = 11, 4, np.array([3, 0, 2])
     q, k, v = (
@@ -109,9 +176,13 @@ def test_prefill_is_decode_bit_for_bit(preset: str) -> None:
     pages = np.full((2, 4, page_size, 2, 8), np.nan, numerics.dtype)  # a stray read shows
     for kind, values in enumerate((k, v)):
         write_pages(pages[kind], slots_of(np.arange(tokens), table, page_size), values)
-    whole = attention_prefill(q, *pages, table, 0, 0.3, numerics)
-    cut = [attention_prefill(q[a:b], *pages, table, a, 0.3, numerics) for a, b in ((0, 5), (5, 11))]
-    single = attention_decode(q, *pages, [table] * tokens, list(range(1, 12)), 0.3, numerics)
+    whole = attention_prefill(q, *pages, table, 0, 0.3, numerics, **named)
+    cut = [
+        attention_prefill(q[a:b], *pages, table, a, 0.3, numerics, **named)
+        for a, b in ((0, 5), (5, 11))
+    ]
+    tables, lengths = [table] * tokens, list(range(1, 12))
+    single = attention_decode(q, *pages, tables, lengths, 0.3, numerics, **named)
     np.testing.assert_array_equal(np.concatenate(cut), whole)
     np.testing.assert_array_equal(single, whole)
 

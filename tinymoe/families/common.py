@@ -67,6 +67,11 @@ def layer_count(fields: Fields) -> int:
     return fields.count("num_hidden_layers", most=MOST_LAYERS)
 
 
+def all_moe(fields: Fields) -> Kinds:
+    """Every layer has experts."""
+    return tuple("moe" for _ in range(layer_count(fields)))
+
+
 def dense_first(fields: Fields) -> Kinds:
     """Layers before `first_k_dense_replace` are dense, all others have experts."""
     number = layer_count(fields)

@@ -11,8 +11,8 @@ from typing import Any
 from tinymoe.cards import PLAIN_SWIGLU, ModelConfig, full_attention
 from tinymoe.core import Array
 from tinymoe.families.common import (
+    all_moe,
     assemble,
-    layer_count,
     plain_router,
     read_sizes,
     read_windows,
@@ -36,7 +36,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
     """config.json; layers slide and see all by turns, beginning with a window, or as listed."""
     fields = Fields(config)
     refuse_unknown_arithmetic(fields)
-    sizes, number = read_sizes(fields), layer_count(fields)
+    sizes, layers = read_sizes(fields), all_moe(fields)
     bias = fields.flag("attention_bias", True)
     card = replace(
         full_attention(sizes.head_dim, read_rope(fields, sizes.head_dim)),
@@ -45,15 +45,15 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
         out_bias=bias,
     )
     window = fields.count("sliding_window")
-    windows = read_windows(fields, number, window)
+    windows = read_windows(fields, len(layers), window)
     if windows is None:
-        windows = tuple(None if index % 2 else window for index in range(number))
+        windows = tuple(None if index % 2 else window for index in range(len(layers)))
     router = plain_router(fields, "num_local_experts", "num_experts")
     result = assemble(
         fields,
         sizes,
         family="gpt_oss",
-        layers=("moe",) * number,
+        layers=layers,
         attention=tuple(replace(card, window=w) for w in windows),
         router=replace(router, score="identity", weight_from="softmax_of_chosen"),
         moe_intermediate=fields.count("intermediate_size"),

@@ -11,8 +11,8 @@ from typing import Any
 
 from tinymoe.cards import ModelConfig, Multipliers, full_attention
 from tinymoe.families.common import (
+    all_moe,
     assemble,
-    layer_count,
     plain_router,
     read_sizes,
     refuse_unknown_arithmetic,
@@ -32,7 +32,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
     fields = Fields(config)
     refuse_unknown_arithmetic(fields)
     fields.only("attention_bias", None, False)
-    sizes, number = read_sizes(fields), layer_count(fields)
+    sizes, layers = read_sizes(fields), all_moe(fields)
     card = full_attention(sizes.head_dim, read_rope(fields, sizes.head_dim))
     router = plain_router(fields, "num_local_experts", "num_experts")
     family = fields.take("model_type")
@@ -43,7 +43,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
         fields,
         sizes,
         family=family,
-        layers=("moe",) * number,
+        layers=layers,
         attention=replace(card, scale=fields.positive("attention_multiplier")),
         router=replace(router, score="identity", weight_from="softmax_of_chosen"),
         moe_intermediate=fields.count("intermediate_size"),

@@ -10,8 +10,8 @@ from typing import Any
 
 from tinymoe.cards import ModelConfig, RopeCard, full_attention
 from tinymoe.families.common import (
+    all_moe,
     assemble,
-    layer_count,
     plain_router,
     read_sizes,
     refuse_unknown_arithmetic,
@@ -44,7 +44,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
     fields = Fields(config)
     refuse_unknown_arithmetic(fields)
     _refuse_variants(fields)
-    sizes, number = read_sizes(fields), layer_count(fields)
+    sizes, layers = read_sizes(fields), all_moe(fields)
     card = full_attention(sizes.head_dim, _rope(fields, sizes.head_dim))
     router = plain_router(fields, "num_experts", "num_local_experts", k="moe_topk")
     fields.only("num_experts_per_tok", None, router.top_k)
@@ -55,7 +55,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
         fields,
         sizes,
         family="hunyuan_v1_moe",
-        layers=("moe",) * number,
+        layers=layers,
         attention=replace(card, qk_norm="per_head", qk_norm_after_rope=True),
         router=replace(router, renormalise=True, logits_dtype="float32"),
         moe_intermediate=width,

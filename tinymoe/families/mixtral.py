@@ -10,8 +10,8 @@ from typing import Any
 
 from tinymoe.cards import ModelConfig, full_attention
 from tinymoe.families.common import (
+    all_moe,
     assemble,
-    layer_count,
     plain_router,
     read_sizes,
     refuse_unknown_arithmetic,
@@ -36,7 +36,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
     """config.json; `sliding_window` holds for every layer."""
     fields = Fields(config)
     refuse_unknown_arithmetic(fields)
-    sizes, number = read_sizes(fields), layer_count(fields)
+    sizes, layers = read_sizes(fields), all_moe(fields)
     window = fields.count("sliding_window") if "sliding_window" in fields else None
     fields.take("sliding_window", None)
     card = full_attention(sizes.head_dim, read_rope(fields, sizes.head_dim))
@@ -45,7 +45,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
         fields,
         sizes,
         family="mixtral",
-        layers=("moe",) * number,
+        layers=layers,
         attention=replace(card, window=window),
         router=replace(router, renormalise=True),
         moe_intermediate=fields.count("intermediate_size"),

@@ -10,8 +10,8 @@ from typing import Any
 
 from tinymoe.cards import ModelConfig, full_attention
 from tinymoe.families.common import (
+    all_moe,
     assemble,
-    layer_count,
     plain_router,
     read_sizes,
     refuse_unknown_arithmetic,
@@ -30,7 +30,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
     fields = Fields(config)
     refuse_unknown_arithmetic(fields)
     fields.only("attention_bias", None, False)
-    sizes, number = read_sizes(fields), layer_count(fields)
+    sizes, layers = read_sizes(fields), all_moe(fields)
     clip = fields.positive("clip_qkv") if "clip_qkv" in fields else None
     fields.take("clip_qkv", None)
     card = full_attention(sizes.head_dim, read_rope(fields, sizes.head_dim))
@@ -39,7 +39,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
         fields,
         sizes,
         family="olmoe",
-        layers=("moe",) * number,
+        layers=layers,
         attention=replace(card, qk_norm="all_heads", clip=clip),
         router=replace(router, renormalise=fields.flag("norm_topk_prob")),
         moe_intermediate=fields.count("intermediate_size"),
