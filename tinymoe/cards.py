@@ -99,6 +99,14 @@ class LatentCard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TemperatureCard:
+    """Queries that grow with the position: times ln(1 + floor((i + 1) / floor_scale)) s + 1."""
+
+    floor_scale: float
+    scale: float  # s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionCard:
     """How one layer looks back."""
 
@@ -106,8 +114,10 @@ class AttentionCard:
     chunk: int | None  # keys of the token's own chunk of so many positions alone (Llama-4)
     rope: RopeCard | None  # None: positions do not enter this layer
     scale: float  # multiplies q . k
-    qk_norm: Literal["none", "per_head", "all_heads"]  # RMSNorm of q and k: over D, or Nq * D
+    # RMSNorm of q and k: over D of each head, over all heads' Nq * D together, over D with weight 1
+    qk_norm: Literal["none", "per_head", "all_heads", "unit"]
     qk_norm_after_rope: bool
+    temperature: TemperatureCard | None  # None: queries are as long at every position
     clip: float | None  # q, k and v are held within +-clip, before rope (OLMoE)
     sinks: bool  # a learned logit per head that takes part in the softmax and has no value
     qkv_bias: bool
@@ -196,6 +206,7 @@ def full_attention(head_dim: int, rope: RopeCard) -> AttentionCard:
         scale=head_dim**-0.5,
         qk_norm="none",
         qk_norm_after_rope=False,
+        temperature=None,
         clip=None,
         sinks=False,
         qkv_bias=False,

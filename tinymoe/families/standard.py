@@ -23,6 +23,7 @@ from tinymoe.model.params import (
 class Names:
     """What a family calls its tensors, under `model.layers.{i}.`; `replace` for what differs."""
 
+    prefix: str = ""  # before everything (a text model inside another)
     q_norm: str = "self_attn.q_norm.weight"
     k_norm: str = "self_attn.k_norm.weight"
     dense: str = "mlp"
@@ -82,6 +83,9 @@ def _head_norms(
         return None
     heads, D = config.heads, config.head_dim
     norms = source.new(heads + config.kv_heads, D)
+    if card.qk_norm == "unit":
+        source.ones(norms)
+        return norms
     for name, part in ((names.q_norm, norms[:heads]), (names.k_norm, norms[heads:])):
         if card.qk_norm == "per_head":
             source.fill(f"{layer}.{name}", part, (D,))
@@ -171,12 +175,14 @@ def load_model(
 ) -> Params:
     """A whole model; a family passes its own loader for a part that it stores in its own way."""
     V, H = config.vocab_size, config.hidden_size
-    embed = read(source, "model.embed_tokens.weight", V, H)
-    final_norm = read(source, "model.norm.weight", H)
-    head = embed if config.tied_head else read(source, "lm_head.weight", V, H)
+    embed = read(source, f"{names.prefix}model.embed_tokens.weight", V, H)
+    final_norm = read(source, f"{names.prefix}model.norm.weight", H)
+    head = embed
+    if not config.tied_head:
+        head = read(source, f"{names.prefix}lm_head.weight", V, H)
     layers = []
     for index, (kind, card) in enumerate(zip(config.layers, config.attention, strict=True)):
-        layer = f"model.layers.{index}"
+        layer = f"{names.prefix}model.layers.{index}"
         mixer = attention(source, layer, config, card, names)
         fed = (
             experts(source, layer, config, names)

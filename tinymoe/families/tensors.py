@@ -34,6 +34,10 @@ class Source(Protocol):
         """An array to fill."""
         ...
 
+    def ones(self, out: Array) -> None:
+        """Fill an array that no tensor fills."""
+        ...
+
     def fill(
         self, name: str, out: Array, stored: Shape | None = None, change: Change | None = None
     ) -> None:
@@ -61,6 +65,9 @@ class Listing:
     def new(self, *shape: int) -> Array:
         """One zero, seen as an array of the shape."""
         return np.broadcast_to(np.zeros((), np.float32), shape)
+
+    def ones(self, out: Array) -> None:
+        """Nothing to note."""
 
     def fill(
         self, name: str, out: Array, stored: Shape | None = None, change: Change | None = None
@@ -119,6 +126,10 @@ class _Reader:
         """Memory for an array."""
         return aligned_empty(shape, self._dtype)
 
+    def ones(self, out: Array) -> None:
+        """1 everywhere."""
+        out[...] = 1
+
     def fill(
         self, name: str, out: Array, stored: Shape | None = None, change: Change | None = None
     ) -> None:
@@ -135,9 +146,9 @@ def load_checked(
 ) -> Built:
     """What `build` makes of the checkpoint, after all that it asks for was found to be there.
 
-    Left alone without a word: layers past `num_layers` (multi-token prediction) and
-    `rotary_emb.inv_freq`, a table that old exporters stored. Any other tensor that nothing uses
-    is a warning.
+    Left alone without a word: layers past `num_layers` (multi-token prediction), a vision tower
+    beside the text model, and `rotary_emb.inv_freq`, a table that old exporters stored. Any other
+    tensor that nothing uses is a warning.
     """
     check = _Check(checkpoint)
     build(check)
@@ -155,6 +166,7 @@ def load_checked(
 
 
 def _ignored(name: str, num_layers: int) -> bool:
-    layer = re.match(r"model\.layers\.(\d{1,9})\.", name)
+    layer = re.match(r"(?:language_model\.)?model\.layers\.(\d{1,9})\.", name)
     past = layer is not None and int(layer[1]) >= num_layers
-    return past or name.startswith("mtp.") or name.endswith("rotary_emb.inv_freq")
+    other = name.startswith(("mtp.", "vision_model.", "multi_modal_projector."))
+    return past or other or name.endswith("rotary_emb.inv_freq")

@@ -137,4 +137,8 @@ def router_parameters(config: ModelConfig) -> int:
 
 def kv_values(config: ModelConfig) -> int:
     """Numbers that the key/value cache keeps for one position, all layers together."""
-    return 2 * config.num_layers * config.kv_heads * config.head_dim
+    total = 0
+    for layer in range(config.num_layers):
+        keys, values = config.cached(layer)
+        total += keys[0] * keys[1] + (0 if values is None else values[0] * values[1])
+    return total

@@ -49,6 +49,7 @@ class Pass(NamedTuple):
 
     config: ModelConfig
     lookups: Lookups
+    positions: Array  # (T,)
     turns: dict[RopeCard, tuple[Array, Array]]  # cosines and sines, (T, 1, d/2) each
     numerics: Numerics
     ops: Ops

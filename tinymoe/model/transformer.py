@@ -55,7 +55,8 @@ def forward(
     `tap` sees every activation, named as in the trace schema (`tinymoe-trace/1`).
     """
     turns = turns_of(batch.positions, config, numerics)
-    this = Pass(config, Lookups.of(batch, cache.page_size), turns, numerics, ops, tap)
+    lookups = Lookups.of(batch, cache.page_size)
+    this = Pass(config, lookups, batch.positions, turns, numerics, ops, tap)
     tap("tokens", batch.ids)
     x = times(params.embed[batch.ids], config.multipliers.embedding, numerics)  # (T, H)
     tap("embed", x)
@@ -133,7 +134,7 @@ def attention_block(
     qk = turn(qk, card, this)  # (T, Nq + Nk, D)
     if card.qk_norm_after_rope:
         qk = norm_heads(qk, params.qk_norm, card, this)
-    q, k = qk[:, : config.heads], qk[:, config.heads :]
+    q, k = warm(qk[:, : config.heads], card, this), qk[:, config.heads :]
     for letter, value in (("q", q), ("k", k), ("v", v)):
         tap(f"{name}.{letter}", value)
     for held, new in zip(pages, (k, v), strict=True):
@@ -145,11 +146,21 @@ def attention_block(
     return out
 
 
+def warm(q: Array, card: AttentionCard, this: Pass) -> Array:
+    """Queries (T, Nq, D) of a layer with a temperature, longer the later their position."""
+    if card.temperature is None:
+        return q
+    xp, scale = array_module(q), card.temperature.scale
+    steps = xp.floor((this.positions + 1) / card.temperature.floor_scale)  # (T,)
+    factor = (xp.log1p(steps) * scale + 1).astype(q.dtype)
+    return store(q * factor[:, None, None], this.numerics.storage)
+
+
 def norm_heads(qk: Array, weight: Array | None, card: AttentionCard, this: Pass) -> Array:
     """RMSNorm of queries and keys (T, Nq + Nk, D): each head by itself, or all of a kind as one."""
     if weight is None:
         return qk
-    if card.qk_norm == "per_head":
+    if card.qk_norm != "all_heads":
         return norm(qk, weight, this)
     parts = []
     for part in (slice(this.config.heads), slice(this.config.heads, None)):

@@ -128,6 +128,9 @@ def routing(model: Any, routed: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray
     parts = [part.detach().reshape(-1, part.shape[-1]) for part in routed]
     whole = [part for part in parts if part.dtype in (torch.int64, torch.int32)]
     real = [part for part in parts if part.is_floating_point()]
+    if not whole:  # Llama-4: (weights with 0 for those not chosen, logits)
+        weights, ids = real[0].topk(model.config.num_experts_per_tok)
+        return real[1].numpy(), weights.numpy(), ids.numpy()
     wide = max(part.shape[-1] for part in real)
     logits = next(part for part in real if part.shape[-1] == wide)
     weights = next(part for part in real if part.shape == whole[0].shape)
