@@ -6,7 +6,7 @@ meta-llama/Llama-4-Scout and Maverick. Checked against transformers' `llama4_tex
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from tinymoe.cards import AttentionCard, ModelConfig, TemperatureCard, full_attention
 from tinymoe.core import Array, TinymoeError
@@ -107,7 +107,7 @@ def _attention(fields: Fields, card: AttentionCard, number: int) -> tuple[Attent
     temperature = TemperatureCard(
         floor_scale=fields.positive("floor_scale"), scale=fields.positive("attn_scale")
     )
-    norm = "unit" if fields.flag("use_qk_norm") else "none"
+    norm: Literal["unit", "none"] = "unit" if fields.flag("use_qk_norm") else "none"
     near = replace(card, chunk=chunk, qk_norm=norm, qk_norm_after_rope=True)
     far = replace(card, rope=None, temperature=temperature if tuned else None)
     return tuple(near if turns else far for turns in turning)

@@ -11,7 +11,6 @@ from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import ModelConfig
 from tinymoe.safetensors_file import Entry
 
-
 # in the names of routed experts' tensors; the latter two hold all of a layer's (Granite)
 EXPERTS = (".experts.", ".block_sparse_moe.input_linear.", ".block_sparse_moe.output_linear.")
 
