@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinymoe.cards import ModelConfig
+from tinymoe.cards import ModelConfig, TemperatureCard
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import NUMERICS, TinymoeError
 from tinymoe.families import FAMILIES, expected_tensors, load_params, read_config
+from tinymoe.model.rope import inverse_frequencies
 from tinymoe.oracle.trace import trace
 
 pytestmark = pytest.mark.definition
@@ -127,6 +128,30 @@ def test_a_text_model_inside_another() -> None:
     assert all(name.startswith("language_model.") for name in names)
     with pytest.raises(TinymoeError, match="quantization_config"):
         read_config(whole | {"quantization_config": {"quant_method": "fp8"}})
+
+
+def test_llama4_as_released_leaves_out_what_its_class_fills_in() -> None:
+    left_out = {"tie_word_embeddings", "attn_temperature_tuning", "floor_scale", "attn_scale"}
+    text = {k: v for k, v in config_of("llama4_text").items() if k not in left_out}
+    config = read_config(text | {"no_rope_layers": [], "_attn_implementation_autoset": True})
+    assert config.tied_head is False
+    assert [card.rope is None for card in config.attention] == [False] * 3  # every fourth has none
+    far = read_config(text).attention[1]
+    assert far.temperature == TemperatureCard(floor_scale=8192.0, scale=0.1)
+
+
+def test_kimi_is_deepseek_with_its_own_numbers() -> None:
+    rope = {
+        **{"type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096},
+        **{"beta_fast": 1.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+    }
+    changes = {"model_type": "kimi_k2", "n_group": 1, "topk_group": 1, "rope_scaling": rope}
+    config = read_config(config_of("deepseek_v3") | changes)
+    card = config.attention[0]
+    assert (config.family, config.router.groups, config.router.score) == ("kimi_k2", 1, "sigmoid")
+    assert card.scale == pytest.approx(24**-0.5 * (0.1 * np.log(32) + 1) ** 2, rel=1e-15)
+    assert card.rope is not None
+    assert np.isfinite(inverse_frequencies(card.rope)).all()  # beta_fast is beta_slow: no 0 / 0
 
 
 # ------------------------------------------------------------------------------- mutants

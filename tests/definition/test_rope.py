@@ -44,6 +44,9 @@ SCALINGS = {
     "llama3": Llama3Scaling(
         factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=64
     ),
+    "llama3, nothing between": Llama3Scaling(
+        factor=8.0, low_freq_factor=2.0, high_freq_factor=2.0, original_positions=64
+    ),
     "yarn": YarnScaling(
         factor=8.0,
         original_positions=64,
@@ -67,6 +70,7 @@ def test_scaled_frequencies(name: str) -> None:
     kept = {
         "linear": [0.0] * 4,
         "llama3": [1.0, (turns[1] - 1) / 3, (turns[2] - 1) / 3, 0.0],
+        "llama3, nothing between": [1.0, 1.0, 0.0, 0.0],
         "yarn": [1.0, 2 / 3, 1 / 3, 0.0],
     }[name]
     factor = SCALINGS[name].factor

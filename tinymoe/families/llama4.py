@@ -31,7 +31,10 @@ TEXT_NAMES = Names(
     shared="feed_forward.shared_expert",
 )
 WHOLE_NAMES = replace(TEXT_NAMES, prefix="language_model.")  # beside a vision tower
-LLAMA_HARMLESS = HARMLESS | {"attention_dropout", "router_jitter_noise", "for_llm_compressor"}
+LLAMA_HARMLESS = HARMLESS | {
+    *("attention_dropout", "router_jitter_noise", "for_llm_compressor"),
+    "_attn_implementation_autoset",
+}
 
 
 def read_config(config: dict[str, Any]) -> ModelConfig:
@@ -39,7 +42,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
     family = config["model_type"]
     if family == "llama4":
         config = _text_of(config)
-    fields = Fields(config)
+    fields = Fields(DEFAULTS | config)
     refuse_unknown_arithmetic(fields)
     sizes, layers = read_sizes(fields), _layers(fields)
     width = fields.count("intermediate_size")
@@ -73,6 +76,15 @@ def _text_of(config: dict[str, Any]) -> dict[str, Any]:
         raise TinymoeError("config.json: expected 'text_config' to be an object")
     names = ("tie_word_embeddings", "quantization_config")
     return {name: config[name] for name in names if name in config} | text
+
+
+# of the family's own configuration class, where the key is missing, as in the releases
+DEFAULTS: dict[str, Any] = {
+    "tie_word_embeddings": False,
+    "attn_temperature_tuning": True,
+    "floor_scale": 8192,
+    "attn_scale": 0.1,
+}
 
 
 def _layers(fields: Fields) -> Kinds:

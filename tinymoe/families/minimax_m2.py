@@ -41,6 +41,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
     """config.json; `rotary_dim` counts the dimensions of a head that turn."""
     fields = Fields(config)
     refuse_unknown_arithmetic(fields)
+    fields.only("attention_bias", None, False)
     fields.only("use_qk_norm", None, True)
     fields.only("qk_norm_type", None, "per_layer")  # one norm over all heads of a layer
     fields.only("scoring_func", None, "sigmoid")

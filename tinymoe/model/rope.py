@@ -33,6 +33,8 @@ def _kept_by_wavelength(plain: list[float], scaling: Llama3Scaling) -> list[floa
     """How much of each frequency stays: 1 where its wave is short, 0 where it is long."""
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     turns = [scaling.original_positions * f / (2 * math.pi) for f in plain]  # in the old context
+    if low == high:  # Llama-4 Scout: nothing lies between
+        return [float(n >= low) for n in turns]
     return [min(max((n - low) / (high - low), 0.0), 1.0) for n in turns]
 
 
