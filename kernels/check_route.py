@@ -233,6 +233,8 @@ def _check_weights(
     weights = router.gather(ref.logits, ref.scores, got.ids, card)
     if card.weight_from == "score":
         error = router.pick(blur, got.ids)
+    elif card.weight_from == "sparsemixer":  # 1 over a sum of powers; who is a rival is exact
+        error = _with_own(weights * gamma(2 * EXP + card.experts + 3, unit(numerics)), numerics)
     elif card.weight_from == "softmax_of_chosen":
         error = softmax_error(chosen, weights, numerics)
     else:

@@ -54,6 +54,7 @@ def tiny_config(**changes: Any) -> ModelConfig:
         "heads": 4,
         "kv_heads": 2,
         "head_dim": 8,
+        "norm": "rms",
         "rms_norm_eps": 1e-6,
         "norm_rounds_before_weight": True,
         "dense_intermediate": 24,

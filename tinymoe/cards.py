@@ -26,7 +26,7 @@ class RouterCard:
     groups_kept: int  # groups that may be chosen from; equal to `groups` when there is no limit
     group_score: Literal["max", "top2_sum", "none"]  # how a group's members rate the group
     dropped_group: Literal["-inf", "zero", "none"]  # what masks the experts of a dropped group
-    weight_from: Literal["score", "softmax_of_chosen", "sigmoid_of_chosen"]
+    weight_from: Literal["score", "softmax_of_chosen", "sigmoid_of_chosen", "sparsemixer"]
     renormalise: bool  # divide the K weights by their sum
     renorm_epsilon: float  # added to that sum (1e-20 in DeepSeek-V3; 0 elsewhere)
     renorm_floor: float  # that sum is at least this (1e-12 in Ernie; 0 elsewhere)
@@ -66,7 +66,15 @@ class YarnScaling:
     attention_factor: float  # cos and sin are multiplied by it, so scores by its square
 
 
-RopeScaling: TypeAlias = LinearScaling | Llama3Scaling | YarnScaling
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongRopeScaling:
+    """Each angle divided by a factor of its own (Phi)."""
+
+    factors: tuple[float, ...]  # d/2
+    attention_factor: float  # as in YarnScaling
+
+
+RopeScaling: TypeAlias = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +166,7 @@ class ModelConfig:
     heads: int  # Nq
     kv_heads: int  # Nk; each serves Nq // Nk consecutive query heads
     head_dim: int  # D, of queries and keys; need not be H / Nq
+    norm: Literal["rms", "layer"]  # layer: mean taken off first, a bias added last (Phi)
     rms_norm_eps: float
     norm_rounds_before_weight: bool  # bf16 only: Llama, Qwen round x/rms before multiplying by w
     dense_intermediate: int  # width of a dense layer; unused when there is none

@@ -107,6 +107,13 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "norm": ("minimax_m2", {"qk_norm_type": "per_head"}, "qk_norm_type"),
     "rope layers": ("llama4_text", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
     "layer types": ("llama4_text", {"layer_types": ["full_attention"] * 3}, "layer_types"),
+    "jitter": ("phimoe", {"router_jitter_noise": 0.02}, "router_jitter_noise"),
+    "three experts": ("phimoe", {"num_experts_per_tok": 3}, "num_experts_per_tok"),
+    "longrope factors": (
+        "phimoe",
+        {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "short_mscale": 1.0}},
+        "short_factor",
+    ),
     "no text": ("llama4_text", {"model_type": "llama4"}, "text_config"),
 }
 
@@ -152,6 +159,13 @@ def test_kimi_is_deepseek_with_its_own_numbers() -> None:
     assert card.scale == pytest.approx(24**-0.5 * (0.1 * np.log(32) + 1) ** 2, rel=1e-15)
     assert card.rope is not None
     assert np.isfinite(inverse_frequencies(card.rope)).all()  # beta_fast is beta_slow: no 0 / 0
+
+
+def test_longrope_ends_where_the_long_factors_would_begin() -> None:
+    # from there on the keys in the cache would have been turned by other angles
+    config = read_config(config_of("phimoe"))
+    assert config_of("phimoe")["max_position_embeddings"] == 128
+    assert config.max_positions == 32
 
 
 # ------------------------------------------------------------------------------- mutants
@@ -228,6 +242,8 @@ MUTANTS: dict[str, tuple[str, Change]] = {
     ),
     "clamp": ("gpt_oss", lambda c: replace(c, experts=replace(c.experts, clamp_limit=0.5))),
     "part of a head": ("minimax_m2", rope(rotary_dim=12)),
+    "rivals not weighed": ("phimoe", router(weight_from="softmax_of_chosen")),
+    "longrope lost": ("phimoe", rope(scaling=None)),
     "chunk by one": ("llama4_text", attention(chunk=later)),
     "chunk lost": ("llama4_text", attention(chunk=None)),
     "temperature lost": ("llama4_text", attention(temperature=None)),

@@ -35,7 +35,7 @@ from tinymoe.model.attention import (
     write_pages,
 )
 from tinymoe.model.experts import moe_naive, permute
-from tinymoe.model.norm import rmsnorm, rmsnorm_naive
+from tinymoe.model.norm import layernorm, layernorm_naive, rmsnorm, rmsnorm_naive
 from tinymoe.model.params import AttentionParams, LayerParams, MoeParams, Params
 from tinymoe.model.precision import store
 from tinymoe.model.router import route_logits, route_naive
@@ -71,6 +71,21 @@ def test_first_seen() -> None:
     assert [first_seen(i, None, 4) for i in range(9)] == [0, 0, 0, 0, 4, 4, 4, 4, 8]
     assert [first_seen(i, 3, 4) for i in range(6)] == [0, 0, 0, 1, 4, 4]
     assert first_seen(5, None, None) == 0
+
+
+@pytest.mark.parametrize("size", [2, 7, 64, 300])
+@pytest.mark.parametrize("mean", [0.0, 10.0])
+def test_layernorm(size: int, mean: float) -> None:
+    # a mean that is not taken off, a bias that is scaled with the rest
+    x, weight, bias = normal(3, size) + np.float32(mean), normal(size, seed=1), normal(size, seed=2)
+    got = layernorm(x, weight, bias, 1e-6, FP32)
+    wanted = np.array([layernorm_naive(row, weight, bias, 1e-6) for row in x])
+    # the mean: N u of the mean size, and one rounding of the difference, a value of which enters
+    # the squares twice; relative to the root, which is 1 here: (N + 1) u (|mean| + 4) and again
+    # half of it through the root, at most; the squares' own sum, root, quotient, weight: (N + 8) u
+    # of up to 4; the bias: u
+    bound = (1.5 * (size + 1) * (mean + 4) + 4 * (size + 8)) * U
+    assert np.abs(got - wanted).max() <= bound * np.abs(weight).max() + 2 * U * np.abs(bias).max()
 
 
 @pytest.mark.parametrize("n", [1, 2, 33])
@@ -156,6 +171,7 @@ CARDS = {
         CARD, score="identity", weight_from="sigmoid_of_chosen", renormalise=False, top_k=1
     ),
     "all experts": replace(CARD, top_k=8),
+    "phi": replace(CARD, score="identity", weight_from="sparsemixer", renormalise=False, top_k=2),
 }
 
 
@@ -219,6 +235,7 @@ def one_layer(card: RouterCard, numerics: Numerics) -> tuple[ModelConfig, Params
         heads=2,
         kv_heads=1,
         head_dim=D,
+        norm="rms",
         rms_norm_eps=1e-6,
         norm_rounds_before_weight=True,
         dense_intermediate=1,

@@ -24,6 +24,7 @@ from tinymoe.families import (
     minimax_m2,
     mixtral,
     olmoe,
+    phimoe,
     qwen2_moe,
     qwen3_moe,
 )
@@ -46,6 +47,7 @@ FAMILIES: Mapping[str, ModuleType] = {  # by model_type
     "minimax_m2": minimax_m2,
     "mixtral": mixtral,
     "olmoe": olmoe,
+    "phimoe": phimoe,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
 }

@@ -77,6 +77,11 @@ def _scaling(rope: Fields, fields: Fields, types: Collection[str]) -> RopeScalin
     if len(kinds) > 1:
         raise rope.error("type", "the same as rope_type")
     kind = kinds.pop() if kinds else "default"
+    if kind == "longrope":  # the family reads it
+        for name in ("short_factor", "long_factor", "short_mscale", "long_mscale"):
+            rope.take(name, None)
+        rope.take("original_max_position_embeddings", None)
+        return None
     if kind == "dynamic":  # with a fixed alpha: the family reads that into theta
         for name in ("alpha", "factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
             rope.take(name, None)

@@ -41,6 +41,7 @@ def shape(
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
+        norm="rms",
         rms_norm_eps=1e-6,
         norm_rounds_before_weight=True,
         dense_intermediate=0,

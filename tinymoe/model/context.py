@@ -13,8 +13,10 @@ from tinymoe.core import (
     RopeCard,
     Run,
     Tap,
+    TinymoeError,
 )
 from tinymoe.model.attention import slots_of
+from tinymoe.model.norm import layernorm
 from tinymoe.model.ops import Ops
 from tinymoe.model.precision import array_module
 from tinymoe.model.rope import rope_tables
@@ -64,9 +66,18 @@ def turns_of(
     return {card: rope_tables(positions, card, numerics) for card in cards}
 
 
-def norm(x: Array, weight: Array, this: Pass, eps: float | None = None) -> Array:
-    """RMSNorm as this model's family does it; `eps`: where a norm has its own."""
+def norm(
+    x: Array, weight: Array, this: Pass, *, bias: Array | None = None, eps: float | None = None
+) -> Array:
+    """The norm of this model's family; `bias`: of a LayerNorm; `eps`: where a norm has its own.
+
+    LayerNorm is no op of its own, as one family alone has it.
+    """
     config = this.config
+    if config.norm == "layer":
+        if bias is None:
+            raise TinymoeError(f"{config.family}: LayerNorm without a bias")
+        return layernorm(x, weight, bias, config.rms_norm_eps, this.numerics)
     return this.ops.rmsnorm(
         x,
         weight,

@@ -34,7 +34,7 @@ def latent_block(
     this.tap(f"{name}.norm", normed)
     q = _queries(normed, params, card, latent, this)  # (T, Nq, Dn + Dr)
     down = project(normed, params.down, params.down_bias, this)  # (T, R + Dr)
-    c = norm(_own(down[:, : latent.rank]), params.latent_norm, this, latent.norm_eps)  # (T, R)
+    c = norm(_own(down[:, : latent.rank]), params.latent_norm, this, eps=latent.norm_eps)  # (T, R)
     k_rope = turn(_own(down[:, None, latent.rank :]), card, this)  # (T, 1, Dr)
     attend = _expanded if latent.form == "expanded" else _absorbed
     mix = attend(q, c, k_rope, params, pages, card, latent, this, name)  # (T, Nq, Dv)
@@ -51,7 +51,7 @@ def _queries(
     """The heads' queries, their rope part turned: (T, H) -> (T, Nq, Dn + Dr)."""
     if params.query_down is not None and params.query_norm is not None:
         low = project(normed, params.query_down, params.query_down_bias, this)  # (T, Rq)
-        normed = norm(low, params.query_norm, this, latent.norm_eps)
+        normed = norm(low, params.query_norm, this, eps=latent.norm_eps)
     flat = project(normed, params.query, None, this)
     q = flat.reshape(len(normed), this.config.heads, -1)  # (T, Nq, Dn + Dr)
     turned = turn(_own(q[..., latent.nope_dim :]), card, this)  # (T, Nq, Dr)

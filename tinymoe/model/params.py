@@ -40,6 +40,7 @@ class AttentionParams:
     qkv_bias: Array | None = None  # ((Nq + 2 Nk)*D,)
     out_bias: Array | None = None  # (H,)
     sinks: Array | None = None  # (Nq,)
+    norm_bias: Array | None = None  # (H,), with LayerNorm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,7 @@ class MoeParams:
     gate_up_bias: Array | None = None  # (E, 2I)
     down_bias: Array | None = None  # (E, H)
     shared: SharedParams | None = None
+    norm_bias: Array | None = None  # (H,), with LayerNorm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,3 +110,5 @@ class Params:
     layers: tuple[LayerParams, ...]
     final_norm: Array  # (H,)
     head: Array  # (V, H)
+    final_norm_bias: Array | None = None  # (H,), with LayerNorm
+    head_bias: Array | None = None  # (V,)

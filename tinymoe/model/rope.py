@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from tinymoe.cards import LinearScaling, Llama3Scaling, RopeCard, YarnScaling
+from tinymoe.cards import LinearScaling, Llama3Scaling, LongRopeScaling, RopeCard, YarnScaling
 from tinymoe.core import Array, Numerics
 from tinymoe.model.precision import array_module, store
 
@@ -21,6 +21,8 @@ def inverse_frequencies(card: RopeCard) -> list[float]:
         return plain
     if isinstance(scaling, LinearScaling):
         return [frequency / scaling.factor for frequency in plain]
+    if isinstance(scaling, LongRopeScaling):
+        return [f / factor for f, factor in zip(plain, scaling.factors, strict=True)]
     kept = (
         _kept_by_wavelength(plain, scaling)
         if isinstance(scaling, Llama3Scaling)
@@ -56,6 +58,13 @@ def _kept_by_dimension(card: RopeCard, scaling: YarnScaling) -> list[float]:
     return [1 - min(max((j - low) / (high - low), 0.0), 1.0) for j in range(d // 2)]
 
 
+def magnitude(card: RopeCard) -> float:
+    """What cosines and sines are multiplied by: the attention factor of YaRN and longrope."""
+    if isinstance(card.scaling, YarnScaling | LongRopeScaling):
+        return card.scaling.attention_factor
+    return 1.0
+
+
 def rope_tables(positions: Array, card: RopeCard, numerics: Numerics) -> tuple[Array, Array]:
     """Cosines and sines, each (T, 1, d/2), for positions (T,).
 
@@ -66,8 +75,8 @@ def rope_tables(positions: Array, card: RopeCard, numerics: Numerics) -> tuple[A
     frequencies = xp.asarray(inverse_frequencies(card), dtype=xp.float64)  # (d/2,)
     angles = positions[:, None, None].astype(xp.float64) * frequencies  # (T, 1, d/2)
     cosine, sine = xp.cos(angles), xp.sin(angles)
-    if isinstance(card.scaling, YarnScaling):
-        cosine, sine = (wave * card.scaling.attention_factor for wave in (cosine, sine))
+    if (size := magnitude(card)) != 1:
+        cosine, sine = cosine * size, sine * size
     return cosine.astype(numerics.dtype), sine.astype(numerics.dtype)
 
 
@@ -98,7 +107,7 @@ def rope_naive(x: Array, position: int, card: RopeCard) -> list[float]:
     """The twin: one head x (D,) as complex numbers times e^(i * angle), in Python floats."""
     out = [float(value) for value in x]
     half = card.rotary_dim // 2
-    size = card.scaling.attention_factor if isinstance(card.scaling, YarnScaling) else 1.0
+    size = magnitude(card)
     for j, frequency in enumerate(inverse_frequencies(card)):
         first, second = (j, j + half) if card.pairing == "half" else (2 * j, 2 * j + 1)
         angle = position * frequency

@@ -8,6 +8,8 @@ A `RouterCard` says what each step does; families differ in their card, never in
 
 from __future__ import annotations
 
+import math
+
 from tinymoe.core import Array, Numerics, RouterCard, Routing
 from tinymoe.model.precision import array_module, linear_unrounded, store
 
@@ -122,8 +124,33 @@ def gather(logits: Array, scores: Array, ids: Array, card: RouterCard) -> Array:
     """
     if card.weight_from == "score":
         return pick(scores, ids)
+    if card.weight_from == "sparsemixer":
+        return sparsemixer(logits, ids)
     chosen = pick(logits, ids)  # (T, K)
     return softmax(chosen) if card.weight_from == "softmax_of_chosen" else sigmoid(chosen)
+
+
+MIXER_EPSILON = 0.01  # Phi's router_jitter_noise, which at inference is a threshold
+
+
+def sparsemixer(logits: Array, ids: Array) -> Array:
+    """Weights (T, 2) of the two largest logits: each against its near rivals alone (Phi).
+
+    The first: a softmax over the logits l with (m - l) / max(|l|, m) <= 2 epsilon, m being its
+    own; the second in the same way with the first left out. They do not sum to 1.
+    """
+    xp = array_module(logits)
+    chosen = pick(logits, ids)  # (T, 2), by id
+    first = xp.argmax(chosen, axis=-1)[:, None]  # (T, 1) the lower id in a tie
+    weights, left = xp.empty_like(chosen), logits.copy()
+    for place in (first, 1 - first):
+        top = pick(chosen, place)  # (T, 1)
+        with xp.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is no large distance
+            far = (top - logits) / xp.maximum(xp.abs(logits), top) > 2 * MIXER_EPSILON
+        powers = xp.exp(xp.where(far, -xp.inf, left) - top)  # (T, E)
+        xp.put_along_axis(weights, place, 1 / powers.sum(axis=-1, keepdims=True), axis=-1)
+        xp.put_along_axis(left, pick(ids, place), -xp.inf, axis=-1)
+    return weights
 
 
 def renorm(weights: Array, card: RouterCard) -> Array:
@@ -178,6 +205,8 @@ def route_naive(logits: Array, bias: Array | None, card: RouterCard) -> list[tup
     values = [float(value) for value in score(logits[None], card)[0]]
     biased = [v + (0.0 if bias is None else float(bias[e])) for e, v in enumerate(values)]
     chosen = sorted(range(card.experts), key=lambda e: (-biased[e], e))[: card.top_k]
+    if card.weight_from == "sparsemixer":
+        return _mix_naive([float(value) for value in logits], chosen)
     source = values if card.weight_from == "score" else [float(value) for value in logits]
     weights = [source[e] for e in chosen]
     if card.weight_from != "score":
@@ -188,3 +217,18 @@ def route_naive(logits: Array, bias: Array | None, card: RouterCard) -> list[tup
         weights = [w / total for w in weights]
     scaled = [(e, w * card.scale) for e, w in zip(chosen, weights, strict=True)]
     return sorted(scaled, key=lambda pair: (-pair[1], pair[0]))
+
+
+def _mix_naive(logits: list[float], chosen: list[int]) -> list[tuple[int, float]]:
+    """The twin of `sparsemixer`; `chosen` is largest first."""
+    pairs, left = [], list(range(len(logits)))
+    for expert in chosen:
+        top = logits[expert]
+        near = [
+            logits[e]
+            for e in left
+            if not top - logits[e] > 2 * MIXER_EPSILON * max(abs(logits[e]), top)
+        ]
+        pairs.append((expert, 1 / sum(math.exp(value - top) for value in near)))
+        left.remove(expert)
+    return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))

@@ -62,9 +62,9 @@ def forward(
     tap("embed", x)
     for index, layer in enumerate(params.layers):
         x = run_layer(x, layer, index, cache.layer(index), this)
-    x = norm(x, params.final_norm, this)
+    x = norm(x, params.final_norm, this, bias=params.final_norm_bias)
     tap("final_norm", x)
-    logits = linear_unrounded(x[batch.logit_rows], params.head)  # (R, V)
+    logits = linear_unrounded(x[batch.logit_rows], params.head, params.head_bias)  # (R, V)
     if config.multipliers.logits_divisor != 1:
         logits = logits / config.multipliers.logits_divisor
     tap("logits", logits)
@@ -122,7 +122,7 @@ def attention_block(
     """Norm, project, turn, remember, look back, project: x (T, H) -> (T, H)."""
     config, tap = this.config, this.tap
     tokens, turning = len(x), config.heads + config.kv_heads  # heads that rope turns
-    normed = norm(x, params.norm, this)  # (T, H)
+    normed = norm(x, params.norm, this, bias=params.norm_bias)  # (T, H)
     tap(f"{name}.norm", normed)
     qkv = project(normed, params.qkv, params.qkv_bias, this)  # (T, (Nq + 2 Nk)*D)
     heads = qkv.reshape(tokens, -1, config.head_dim)  # (T, Nq + 2 Nk, D)
@@ -172,7 +172,7 @@ def norm_heads(qk: Array, weight: Array | None, card: AttentionCard, this: Pass)
 def moe_block(x: Array, params: MoeParams, this: Pass, name: str) -> Array:
     """Norm, route, permute, experts, combine, and the shared expert: x (T, H) -> (T, H)."""
     card, ops, numerics, tap = this.config.router, this.ops, this.numerics, this.tap
-    normed = norm(x, params.norm, this)  # (T, H)
+    normed = norm(x, params.norm, this, bias=params.norm_bias)  # (T, H)
     tap(f"{name}.moe.norm", normed)
     more = {} if params.router_bias is None else {"logit_bias": params.router_bias}
     routing = ops.route(normed, params.router, params.selection_bias, card, numerics, **more)
