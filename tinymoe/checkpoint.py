@@ -29,8 +29,9 @@ _HASH_CHUNK = 2**20  # bytes read at a time
 class Checkpoint:
     """One model folder.
 
-    >>> checkpoint = Checkpoint.open("weights/stories")            # doctest: +SKIP
-    >>> checkpoint.entry("model.norm.weight").shape                # doctest: +SKIP
+    >>> from tinymoe.api import shipped_model
+    >>> checkpoint = Checkpoint.open(shipped_model())
+    >>> checkpoint.entry("model.norm.weight").shape
     (256,)
     """
 

@@ -12,6 +12,7 @@ import pytest
 import tinymoe
 from tinymoe.api import Model
 from tinymoe.core import Array
+from weights.recipe.card import between, distance_line, loss_table
 from weights.recipe.splits import TEST_SPLITS, text_windows
 
 pytestmark = pytest.mark.definition
@@ -91,3 +92,9 @@ def test_loads_in_transformers_with_the_same_logits(model: Model) -> None:
     with torch.no_grad():
         theirs = network.eval()(torch.tensor([ids])).logits[0].numpy()
     assert np.abs(model(ids) - theirs).max() <= 1e-4  # the bound the model card states
+
+
+def test_the_card_shows_the_recorded_losses() -> None:
+    card = (WEIGHTS / "README.md").read_text()
+    assert between(card, "loss table") == loss_table(EVALUATION)
+    assert between(card, "distances") == distance_line(EVALUATION)

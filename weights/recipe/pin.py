@@ -34,14 +34,16 @@ ROUTED = "Once there was a fox who had 12 red apples. He ate 5."
 
 def greedy(network: Any, ids: list[int]) -> tuple[list[int], float]:
     """The arg-max continuation of `ids`, end of text ignored, and its smallest top-two gap."""
-    sequence, gaps = list(ids), []
+    new, gaps, cache, step = [], [], None, list(ids)
     for _ in range(TOKENS):
         with torch.no_grad():
-            logits = network(torch.tensor([sequence])).logits[0, -1]
+            out = network(torch.tensor([step]), past_key_values=cache, use_cache=True)
+        logits, cache = out.logits[0, -1], out.past_key_values
         best = logits.topk(2).values
         gaps.append(float(best[0] - best[1]))
-        sequence.append(int(logits.argmax()))
-    return sequence[len(ids) :], min(gaps)
+        step = [int(logits.argmax())]
+        new += step
+    return new, min(gaps)
 
 
 def main() -> None:
