@@ -7,7 +7,7 @@ model with softmax for sigmoid because an entry was missing and a default stood 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 
@@ -222,3 +222,16 @@ def full_attention(head_dim: int, rope: RopeCard) -> AttentionCard:
         out_bias=False,
         latent=None,
     )
+
+
+def in_form(config: ModelConfig, form: Literal["expanded", "absorbed"]) -> ModelConfig:
+    """The same model, its latent attention in the given form; a model without it as it is.
+
+    Families give "expanded", in which a trace holds each head's keys and values. "absorbed" needs
+    a cache of rank + rope_dim numbers a position: 576 for DeepSeek-V3, in place of 40,960.
+    """
+    cards = [
+        card if card.latent is None else replace(card, latent=replace(card.latent, form=form))
+        for card in config.attention
+    ]
+    return replace(config, attention=tuple(cards))

@@ -7,18 +7,18 @@ and wrong in a layer (sglang#32430, vllm#12002) shows in the layer.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from tinymoe.cache import PagedCache
+from tinymoe.cards import in_form
 from tinymoe.checkpoint import Checkpoint
-from tinymoe.core import NUMERICS, Batch, ModelConfig, Run, TinymoeError
+from tinymoe.core import NUMERICS, Batch, Run, TinymoeError
 from tinymoe.families import load_params, read_config
 from tinymoe.model.transformer import forward
 from tinymoe.tokenizer import TextStream, Tokenizer
@@ -55,6 +55,9 @@ def noise(case: str) -> float:
     return max(n for n in measured if isinstance(n, float))  # text where it has no such form
 
 
+Form = Literal["expanded", "absorbed"]
+
+
 class Runner:
     """One sequence through `forward`: a prompt, then token by token, with every tap kept."""
 
@@ -64,7 +67,7 @@ class Runner:
         preset: str,
         positions: int,
         style: str = "config.json",
-        form: str | None = None,
+        form: Form | None = None,
     ) -> None:
         config = read_config(json.loads((ROOT / case / style).read_text(encoding="utf-8")))
         self.config = config if form is None else in_form(config, form)
@@ -92,17 +95,8 @@ class Runner:
         return taps
 
 
-def in_form(config: ModelConfig, form: Any) -> ModelConfig:
-    """The same model with its latent attention in the other form."""
-    cards = []
-    for card in config.attention:
-        assert card.latent is not None
-        cards.append(replace(card, latent=replace(card.latent, form=form)))
-    return replace(config, attention=tuple(cards))
-
-
 @cache
-def results(case: str, style: str, form: str | None = None) -> dict[str, np.ndarray]:
+def results(case: str, style: str, form: Form | None = None) -> dict[str, np.ndarray]:
     """What we compute for every prompt, under the reference's names."""
     merged: dict[str, np.ndarray] = {}
     for n in METAS[case]["prompt_lengths"]:
@@ -110,7 +104,7 @@ def results(case: str, style: str, form: str | None = None) -> dict[str, np.ndar
     return merged
 
 
-def results_of(case: str, style: str, form: str | None, n: int) -> dict[str, np.ndarray]:
+def results_of(case: str, style: str, form: Form | None, n: int) -> dict[str, np.ndarray]:
     reference = REFERENCES[case]
     steps = len(reference.get(f"p{n}.greedy_ids", ()))
     run = Runner(case, "fp32", n + steps, style, form)
@@ -178,7 +172,8 @@ def test_a_prompt_may_be_cut_anywhere(case: str) -> None:
     # before: same bits, whether it came whole, in pieces or token by token
     n = max(METAS[case]["prompt_lengths"])
     ids = [int(i) for i in REFERENCES[case][f"p{n}.input_ids"]]
-    forms = ["expanded", "absorbed"] if case.startswith("deepseek") else [None]
+    latent = case.startswith("deepseek")
+    forms: list[Form | None] = ["expanded", "absorbed"] if latent else [None]
     for form in forms:
         whole = Runner(case, "bf16", n, form=form)(ids)["logits"]
         for sizes in ([1] * n, [n // 2, 1, n - n // 2 - 1], [5, n - 5]):

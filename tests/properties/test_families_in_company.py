@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.definition.test_parity import in_form
 from tests.serving import Bench, sampling_of
+from tinymoe.cards import in_form
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import NUMERICS
 from tinymoe.families import load_params, read_config
