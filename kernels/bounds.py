@@ -79,14 +79,18 @@ def grid_step(values: Array) -> float:
     return float(2.0 ** (exponents - 53 + lowest).min())
 
 
-def sums_exactly(a: Array, b: Array, largest: float, numerics: Numerics) -> bool:
-    """Whether sums of products a * b have the same bits in every order.
+def sums_exactly(
+    a: Array, b: Array, largest: float, numerics: Numerics, bias: Array | None = None
+) -> bool:
+    """Whether sums of products a * b, plus a bias, have the same bits in every order.
 
     Each product is a multiple of step(a) * step(b); while the sum of absolute products
     (`largest`, over all sums) is at most 2^24 of these steps (2^53 in float64), no partial sum
-    is ever rounded.
+    is ever rounded. A bias must be a multiple of the step as well.
     """
     step = grid_step(a) * grid_step(b)
+    if bias is not None and bias.any() and grid_step(bias) < step:
+        return False
     return step > tiny(numerics) and largest <= step / unit(numerics)
 
 

@@ -64,11 +64,13 @@ def _check_logits(case: dict[str, Any], got: Any) -> None:
     x, weight, kept = wide(case["x"]), wide(case["weight"]), numerics.router_logits
     if kept == "card":
         kept = numerics.storage if card.logits_dtype == "model" else "float32"
-    exact = linear_unrounded(x, weight)
-    size = linear_unrounded(np.abs(x), np.abs(weight))
+    bias = case.get("logit_bias")
+    bias = np.zeros(len(weight)) if bias is None else wide(bias)
+    exact = linear_unrounded(x, weight, bias)
+    size = linear_unrounded(np.abs(x), np.abs(weight), np.abs(bias))
     good = ~np.isnan(x).any(axis=1)
-    is_exact = sums_exactly(x[good], weight, size[good].max(initial=0), numerics)
-    bound = gamma(x.shape[1], unit(numerics)) * size + tiny(numerics)
+    is_exact = sums_exactly(x[good], weight, size[good].max(initial=0), numerics, bias)
+    bound = gamma(x.shape[1] + 1, unit(numerics)) * size + tiny(numerics)
     want, allowed = settle(exact, bound, is_exact, replace(numerics, storage=kept))
     compare("route: logits", got, want, allowed, numerics.dtype)
 
@@ -231,6 +233,8 @@ def _check_weights(
     weights = router.gather(ref.logits, ref.scores, got.ids, card)
     if card.weight_from == "score":
         error = router.pick(blur, got.ids)
+    elif card.weight_from == "sparsemixer":  # 1 over a sum of powers; who is a rival is exact
+        error = _with_own(weights * gamma(2 * EXP + card.experts + 3, unit(numerics)), numerics)
     elif card.weight_from == "softmax_of_chosen":
         error = softmax_error(chosen, weights, numerics)
     else:

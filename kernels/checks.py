@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tinymoe.cards import PLAIN_SWIGLU, ExpertCard
 from tinymoe.core import NUMERICS, Array, Numerics
 from tinymoe.kernels.bounds import (
     EXP,
@@ -28,7 +29,7 @@ from tinymoe.kernels.bounds import (
     with_reference,
 )
 from tinymoe.model import experts, norm, rope
-from tinymoe.model.attention import read_pages
+from tinymoe.model.attention import first_seen, read_pages
 from tinymoe.model.precision import linear_unrounded, store
 from tinymoe.model.router import softmax
 
@@ -38,12 +39,13 @@ SILU_SLOPE = 1.1  # |d silu / dx| <= 1.0998...
 
 
 def check_linear(case: Case, got: Any) -> None:
-    """A dot product of n terms in any order, fused or not: gamma(n) * sum |x| |w|."""
+    """A dot product of n terms and a bias, in any order, fused or not: gamma(n + 1) sum |x| |w|."""
     x, weight, numerics = wide(case["x"]), wide(case["weight"]), case["numerics"]
-    size = linear_unrounded(np.abs(x), np.abs(weight))  # (T, out)
-    is_exact = sums_exactly(x, weight, size.max(initial=0), numerics)
-    bound = gamma(x.shape[1], unit(numerics)) * size + tiny(numerics)
-    want, allowed = settle(linear_unrounded(x, weight), bound, is_exact, numerics)
+    bias = np.zeros(len(weight)) if case.get("bias") is None else wide(case["bias"])
+    size = linear_unrounded(np.abs(x), np.abs(weight), np.abs(bias))  # (T, out)
+    is_exact = sums_exactly(x, weight, size.max(initial=0), numerics, bias)
+    bound = gamma(x.shape[1] + 1, unit(numerics)) * size + tiny(numerics)
+    want, allowed = settle(linear_unrounded(x, weight, bias), bound, is_exact, numerics)
     compare("linear: out", got, want, allowed, numerics.dtype)
 
 
@@ -55,34 +57,58 @@ def check_expert_ffn(case: Case, got: Any) -> None:
         if start == stop:
             continue
         x, gate_up = case["x"][start:stop], case["gate_up"][expert]
-        want, allowed = ffn_bound(x, gate_up, case["down"][expert], numerics)
+        biases = [
+            np.zeros(len(case[name][expert]))
+            if case.get(f"{name}_bias") is None
+            else wide(case[f"{name}_bias"][expert])
+            for name in ("gate_up", "down")
+        ]
+        card = case.get("card", PLAIN_SWIGLU)
+        want, allowed = ffn_bound(x, gate_up, case["down"][expert], biases, card, numerics)
         what = f"expert_ffn: out[{start}:{stop}] (expert {expert})"
         compare(what, got[start:stop], want, allowed, numerics.dtype)
 
 
-def ffn_bound(x: Array, gate_up: Array, down: Array, numerics: Numerics) -> tuple[Array, Array]:
+def ffn_bound(
+    x: Array,
+    gate_up: Array,
+    down: Array,
+    biases: list[Array],
+    card: ExpertCard,
+    numerics: Numerics,
+) -> tuple[Array, Array]:
     """What one expert's rows must be, and how closely: zero on the exact grid, else in steps.
 
-    g and u = x W: e1 = gamma(H) |x||W|, then storage. silu moves by at most 1.1 e1 and is
-    evaluated with exp, 1 + e, a division: EXP + 3 roundings; the product with u is one more. That
-    error passes through |W_down|, whose own sum adds gamma(I) |a||W_down|; then storage.
+    g and u = x W + b: e1 = gamma(H + 1) (|x||W| + |b|), then storage. silu moves by at most 1.1 e1
+    and is evaluated with exp, 1 + e, a division: EXP + 3 roundings; the product with u is one
+    more. That error passes through |W_down|, whose own sum adds gamma(I + 1) (|a||W_down| + |b|);
+    then storage. Clamped: cutting moves nothing further apart, and g sigmoid(alpha g) has silu's
+    slope; alpha g and up + 1 are a rounding each.
     """
-    if exact := exact_ffn(x, gate_up, down, numerics):
+    plain = card.activation == "swiglu" and not any(bias.any() for bias in biases)
+    if plain and (exact := exact_ffn(x, gate_up, down, numerics)):
         return exact
     x, gate_up, down, u = wide(x), wide(gate_up), wide(down), unit(numerics)
-    first = linear_unrounded(x, gate_up)  # (T, 2I)
-    size = linear_unrounded(np.abs(x), np.abs(gate_up))
-    error = stored(first, gamma(x.shape[1], u) * size, numerics.storage, numerics)
+    first = linear_unrounded(x, gate_up, biases[0])  # (T, 2I)
+    size = linear_unrounded(np.abs(x), np.abs(gate_up), np.abs(biases[0]))
+    error = stored(first, gamma(x.shape[1] + 1, u) * size, numerics.storage, numerics)
     width = first.shape[1] // 2
-    activated, up = experts.silu(first[:, :width]), np.abs(first[:, width:])  # (T, I)
+    gate, up, alpha = first[:, :width], first[:, width:], 1.0
+    if card.clamp_limit is not None and card.clamp_alpha is not None:
+        gate, alpha = np.minimum(gate, card.clamp_limit), card.clamp_alpha
+        up = np.clip(up, -card.clamp_limit, card.clamp_limit) + 1
+        error[:, width:] += u * np.abs(up)
+    activated = experts.silu(alpha * gate) / alpha  # (T, I)
     moved = SILU_SLOPE * error[:, :width]
-    moved += gamma(EXP + 4, u) * (np.abs(activated) + moved) + tiny(numerics)
-    hidden = activated * first[:, width:]  # (T, I)
-    moved = (np.abs(activated) + moved) * (up + error[:, width:]) - np.abs(hidden)
+    # 1: alpha gate, whose error the slope passes on
+    moved += gamma(EXP + 5, u) * (np.abs(activated) + moved) + tiny(numerics)
+    moved += SILU_SLOPE * u * np.abs(gate)
+    hidden = activated * up  # (T, I)
+    moved = (np.abs(activated) + moved) * (np.abs(up) + error[:, width:]) - np.abs(hidden)
     moved = stored(hidden, moved, numerics.storage, numerics)
-    size = linear_unrounded(np.abs(hidden) + moved, np.abs(down))  # (T, H)
-    bound = linear_unrounded(moved, np.abs(down)) + gamma(width, u) * size + tiny(numerics)
-    return settle(linear_unrounded(hidden, down), bound, False, numerics)
+    size = linear_unrounded(np.abs(hidden) + moved, np.abs(down), np.abs(biases[1]))  # (T, H)
+    bound = linear_unrounded(moved, np.abs(down)) + gamma(width + 1, u) * size + tiny(numerics)
+    return settle(linear_unrounded(hidden, down, biases[1]), bound, False, numerics)
 
 
 def exact_ffn(
@@ -173,24 +199,31 @@ def check_attention_decode(case: Case, got: Any) -> None:
 
 
 def check_attention_prefill(case: Case, got: Any) -> None:
-    """Token t over keys 0 .. start + t; see `attend_bound`."""
+    """Token t over keys 0 .. start + t, hidden ones left out; see `attend_bound`."""
     for t in range(len(case["q"])):
         length = case["start"] + t + 1
         _check_token(f"attention_prefill: out[{t}]", case, got, t, case["block_table"], length)
 
 
 def _check_token(what: str, case: Case, got: Any, row: int, table: Array, length: int) -> None:
-    numerics = case["numerics"]
-    expect_array(what.partition("[")[0], got, case["q"].shape, numerics.dtype)
-    k = wide(read_pages(case["key_pages"], table, length))
-    v = wide(read_pages(case["value_pages"], table, length))
-    exact, bound = attend_bound(wide(case["q"][row]), k, v, case["scale"], numerics)
+    numerics, shape = case["numerics"], (*case["q"].shape[:2], case["value_pages"].shape[-1])
+    expect_array(what.partition("[")[0], got, shape, numerics.dtype)
+    first = first_seen(length - 1, case.get("window"), case.get("chunk"))
+    k = wide(read_pages(case["key_pages"], table, length, first))
+    v = wide(read_pages(case["value_pages"], table, length, first))
+    sinks = None if case.get("sinks") is None else wide(case["sinks"])
+    exact, bound = attend_bound(wide(case["q"][row]), k, v, case["scale"], numerics, sinks)
     want, allowed = settle(exact, bound, False, numerics)
     compare(what, got[row], want, allowed)
 
 
 def attend_bound(
-    q: Array, k: Array, v: Array, scale: float, numerics: Numerics
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: float,
+    numerics: Numerics,
+    sinks: Array | None = None,
 ) -> tuple[Array, Array]:
     """One query (Nq, D) over n keys in float64, and how far a correct result may be from it.
 
@@ -198,18 +231,25 @@ def attend_bound(
     u |s - max| for taking the maximum off. If every exponent is off by at most d, then
     |p' - p| <= p (1 - p) (e^(2d) - 1): write p' = p a / (p a + (1 - p) b) with a and b in
     [e^-d, e^d]. So a lone key has no error here, nor has a clear winner. Then exp (in p and in
-    the divisor), the divisor's sum, a division, and the weighted sum over n.
+    the divisor), the divisor's sum, a division, and the weighted sum over n. A sink is one more
+    key whose score is exact and whose value is zero.
     """
     n, kv_heads, head_dim = k.shape
     u, grouped, keys = unit(numerics), q.reshape(kv_heads, -1, head_dim), k.transpose(1, 2, 0)
     scores = scale * (grouped @ keys)  # (Nk, g, n)
     blur = abs(scale) * gamma(head_dim + 3, u) * (np.abs(grouped) @ np.abs(keys))
+    values = v.transpose(1, 0, 2)  # (Nk, n, Dv)
+    if sinks is not None:
+        own = sinks.reshape(kv_heads, -1, 1)  # (Nk, g, 1)
+        scores = np.concatenate([scores, own], axis=-1)
+        blur = np.concatenate([blur, np.zeros_like(own)], axis=-1)
+        values = np.concatenate([values, np.zeros_like(values[:, :1])], axis=1)
+        n += 1
     blur += u * np.abs(scores - scores.max(axis=-1, keepdims=True))
     twice = np.minimum(2 * blur.max(axis=-1, keepdims=True), 700)  # e^700: no bound left anyway
     p = softmax(scores)
     moved = np.minimum(p * (1 - p + n * UNIT["float64"]) * np.expm1(twice), 1)
-    values = v.transpose(1, 0, 2)  # (Nk, n, D)
     size = np.abs(values)
     bound = moved @ size + gamma(2 * (n + EXP) + 4, u) * ((p + moved) @ size)
     bound = bound + tiny(numerics) * (1 + size.sum(axis=1, keepdims=True))
-    return (p @ values).reshape(q.shape), bound.reshape(q.shape)
+    return (p @ values).reshape(len(q), -1), bound.reshape(len(q), -1)

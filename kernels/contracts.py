@@ -11,7 +11,9 @@ where inputs are small multiples of a power of two, every order of sums gives th
 the check demands them; elsewhere a derived bound. "derived bound": see `bounds.py`.
 
 All ops are called by keyword, with the names of the definition, and must leave their inputs as
-they are. `numerics.dtype` is the dtype of every array of numbers, in and out; ids are int64.
+they are. Arguments in [brackets] are given only where a model has them: an implementation without
+one of them fails on such a model and never leaves it out. `numerics.dtype` is the dtype of every
+array of numbers, in and out; ids are int64.
 """
 
 from __future__ import annotations
@@ -94,9 +96,9 @@ def _same(a: Any, b: Any) -> bool:
 _TABLE = (
     Contract(
         name="linear",
-        signature="x (T, in), weight (out, in), numerics -> (T, out)",
+        signature="x (T, in), weight (out, in), numerics, [bias (out,)] -> (T, out)",
         exactness="exact on the exact grid",
-        promise="a dot product in any order, then one rounding to storage",
+        promise="a dot product and a bias in any order, then one rounding to storage",
         check=checks.check_linear,
         implementations={"definition": DEFINITION.linear, "naive": naive.linear},
     ),
@@ -118,10 +120,11 @@ _TABLE = (
     ),
     Contract(
         name="attention_prefill",
-        signature="q (T, Nq, D), key_pages and value_pages (pages, P, Nk, D), block_table (n,), "
-        "start, scale, numerics -> (T, Nq, D)",
+        signature="q (T, Nq, D), key_pages (pages, P, Nk, D), value_pages (pages, P, Nk, Dv), "
+        "block_table (n,), start, scale, numerics, [window, chunk, sinks (Nq,)] -> (T, Nq, Dv)",
         exactness="derived bound",
-        promise="token t over keys 0 .. start + t of its own sequence; no other slot is read",
+        promise="token t over keys 0 .. start + t of its own sequence that window and chunk show; "
+        "no other slot is read",
         check=checks.check_attention_prefill,
         implementations={
             "definition": DEFINITION.attention_prefill,
@@ -130,10 +133,12 @@ _TABLE = (
     ),
     Contract(
         name="attention_decode",
-        signature="q (R, Nq, D), key_pages and value_pages (pages, P, Nk, D), block_tables: R of "
-        "(n,), lengths: R, scale, numerics -> (R, Nq, D)",
+        signature="q (R, Nq, D), key_pages (pages, P, Nk, D), value_pages (pages, P, Nk, Dv), "
+        "block_tables: R of (n,), lengths: R, scale, numerics, [window, chunk, sinks (Nq,)] -> "
+        "(R, Nq, Dv)",
         exactness="derived bound",
-        promise="each sequence's token over its own `length` keys; no other slot is read",
+        promise="each sequence's token over those of its `length` keys that window and chunk "
+        "show; no other slot is read",
         check=checks.check_attention_decode,
         implementations={
             "definition": DEFINITION.attention_decode,
@@ -142,7 +147,8 @@ _TABLE = (
     ),
     Contract(
         name="route",
-        signature="x (T, H), weight (E, H), bias (E,) or None, card, numerics -> Routing",
+        signature="x (T, H), weight (E, H), bias (E,) or None, card, numerics, "
+        "[logit_bias (E,)] -> Routing",
         exactness="exact",
         promise="ids and order exact, but for choices closer than rounding (true ties: lowest "
         "id); logits, scores and weights to a derived bound",
@@ -160,9 +166,10 @@ _TABLE = (
     Contract(
         name="expert_ffn",
         signature="x (S, H) in expert order, gate_up (E, 2I, H), down (E, H, I), offsets "
-        "(E + 1,), numerics -> (S, H)",
+        "(E + 1,), numerics, [card, gate_up_bias (E, 2I), down_bias (E, H)] -> (S, H)",
         exactness="exact on the exact grid",
-        promise="down @ (silu(gate @ x) * (up @ x)) of each row's expert; gate is the first half",
+        promise="down @ (silu(gate @ x) * (up @ x)) of each row's expert; gate is the first half; "
+        "the card may ask for the clamped form",
         check=checks.check_expert_ffn,
         implementations={"definition": DEFINITION.expert_ffn, "naive": naive.expert_ffn},
     ),

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from tinymoe.cards import PLAIN_SWIGLU, ExpertCard
 from tinymoe.core import Array, Numerics, Permutation, RopeCard, RouterCard, Routing, Sampling
 from tinymoe.kernels.check_sample import Drawn
 from tinymoe.model.attention import attend_naive
-from tinymoe.model.experts import ffn
 from tinymoe.model.norm import rmsnorm_naive
 from tinymoe.model.precision import store
 from tinymoe.model.router import route_naive, router_logits, score
@@ -28,12 +28,13 @@ def _as_stored(values: Any, numerics: Numerics, shape: tuple[int, ...]) -> Array
     return store(np.array(values, numerics.dtype).reshape(shape), numerics.storage)
 
 
-def linear(x: Array, weight: Array, numerics: Numerics) -> Array:
+def linear(x: Array, weight: Array, numerics: Numerics, *, bias: Array | None = None) -> Array:
     """One dot product at a time."""
+    added = [0.0] * len(weight) if bias is None else [float(b) for b in bias]
     out = [
-        math.fsum(float(a) * float(b) for a, b in zip(row, column, strict=True))
+        math.fsum([*(float(a) * float(b) for a, b in zip(row, column, strict=True)), extra])
         for row in x
-        for column in weight
+        for column, extra in zip(weight, added, strict=True)
     ]
     return _as_stored(out, numerics, (len(x), len(weight)))
 
@@ -70,16 +71,26 @@ def attention_decode(
     lengths: Sequence[int],
     scale: float,
     numerics: Numerics,
+    *,
+    window: int | None = None,
+    chunk: int | None = None,
+    sinks: Array | None = None,
 ) -> Array:
     """One sequence at a time, its keys fetched one by one."""
     rows = []
     for r, (table, length) in enumerate(zip(block_tables, lengths, strict=True)):
         size = key_pages.shape[1]
-        places = [(int(table[i // size]), i % size) for i in range(length)]
-        k = np.array([key_pages[page, place] for page, place in places])  # (length, Nk, D)
+        seen = [
+            i
+            for i in range(length)
+            if (window is None or i > length - 1 - window)
+            and (chunk is None or i // chunk == (length - 1) // chunk)
+        ]
+        places = [(int(table[i // size]), i % size) for i in seen]
+        k = np.array([key_pages[page, place] for page, place in places])  # (n, Nk, D)
         v = np.array([value_pages[page, place] for page, place in places])
-        rows.append(attend_naive(q[r], k, v, scale))
-    return _as_stored(rows, numerics, q.shape)
+        rows.append(attend_naive(q[r], k, v, scale, sinks))
+    return _as_stored(rows, numerics, (*q.shape[:2], value_pages.shape[-1]))
 
 
 def attention_prefill(
@@ -90,18 +101,33 @@ def attention_prefill(
     start: int,
     scale: float,
     numerics: Numerics,
+    *,
+    window: int | None = None,
+    chunk: int | None = None,
+    sinks: Array | None = None,
 ) -> Array:
     """A decode of each token, as if the later ones had not come yet."""
     lengths = [start + t + 1 for t in range(len(q))]
     tables = [block_table] * len(q)
-    return attention_decode(q, key_pages, value_pages, tables, lengths, scale, numerics)
+    return attention_decode(
+        *(q, key_pages, value_pages, tables, lengths, scale, numerics),
+        window=window,
+        chunk=chunk,
+        sinks=sinks,
+    )
 
 
 def route(
-    x: Array, weight: Array, bias: Array | None, card: RouterCard, numerics: Numerics
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    card: RouterCard,
+    numerics: Numerics,
+    *,
+    logit_bias: Array | None = None,
 ) -> Routing:
     """One token at a time; group limits as a second bias, which masks what was dropped."""
-    logits = router_logits(x, weight, card, numerics)
+    logits = router_logits(x, weight, card, numerics, logit_bias)
     scores = score(logits, card)
     ids = np.zeros((len(x), card.top_k), np.int64)
     weights = np.zeros((len(x), card.top_k), numerics.dtype)
@@ -142,13 +168,38 @@ def permute(ids: Array, experts: int) -> Permutation:
     return Permutation(np.array(order, np.int64), np.array(offsets, np.int64))
 
 
-def expert_ffn(x: Array, gate_up: Array, down: Array, offsets: Array, numerics: Numerics) -> Array:
-    """One row at a time through its expert, as `moe_naive` does."""
-    out = np.empty_like(x)
+def expert_ffn(
+    x: Array,
+    gate_up: Array,
+    down: Array,
+    offsets: Array,
+    numerics: Numerics,
+    *,
+    card: ExpertCard = PLAIN_SWIGLU,
+    gate_up_bias: Array | None = None,
+    down_bias: Array | None = None,
+) -> Array:
+    """One row at a time through its expert, the activation one number at a time."""
+    out, width = np.empty_like(x), down.shape[2]
     for r in range(len(x)):
         expert = max(e for e in range(len(gate_up)) if offsets[e] <= r)
-        out[r] = ffn(x[r][None], gate_up[expert], down[expert], numerics)[0]
+        biases = [None if b is None else b[expert] for b in (gate_up_bias, down_bias)]
+        first = linear(x[r][None], gate_up[expert], numerics, bias=biases[0])[0]
+        pairs = zip(first[:width].tolist(), first[width:].tolist(), strict=True)
+        hidden = _as_stored([_activate(g, u, card) for g, u in pairs], numerics, (1, width))
+        out[r] = linear(hidden, down[expert], numerics, bias=biases[1])[0]
     return out
+
+
+def _activate(gate: float, up: float, card: ExpertCard) -> float:
+    """One pair of numbers to one."""
+    alpha = 1.0
+    if card.clamp_limit is not None and card.clamp_alpha is not None:
+        alpha, limit = card.clamp_alpha, card.clamp_limit
+        gate, up = min(gate, limit), max(-limit, min(up, limit)) + 1
+    if alpha * gate < -700:  # e^700 is near the largest number
+        return -0.0 * up
+    return gate / (1 + math.exp(-alpha * gate)) * up
 
 
 def combine(expert_out: Array, weights: Array, numerics: Numerics) -> Array:

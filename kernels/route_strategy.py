@@ -94,7 +94,10 @@ def route(draw: DrawFn) -> dict[str, Any]:
     bias = None
     if card.selection_bias:
         bias = bias_of(rng, bias_kind, card.experts, n)
-    return {"x": x, "weight": weight, "bias": bias, "card": card, "numerics": n}
+    case = {"x": x, "weight": weight, "bias": bias, "card": card, "numerics": n}
+    if draw(st.booleans()) and not needs_positive:  # on a grid, as are most logits drawn here
+        case["logit_bias"] = (rng.integers(-2, 3, card.experts) * 0.5).astype(n.dtype)
+    return case
 
 
 def logits_of(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> Array:

@@ -8,46 +8,38 @@ NumPy fills the arrays. Each kind is there for a bug that random normal inputs n
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from tinymoe.core import NUMERICS, Array, Numerics, RopeCard, Sampling
+from tinymoe.cards import PLAIN_SWIGLU
+from tinymoe.core import Array, Numerics, RopeCard
 from tinymoe.kernels.route_strategy import route
+from tinymoe.kernels.sample_strategy import sample
+from tinymoe.kernels.strategy_values import any_numerics, fill, kinds, seeds
+from tinymoe.model.attention import first_seen
 from tinymoe.model.precision import store
 from tinymoe.model.rope import rope_tables
 
 Case = dict[str, Any]
-any_numerics = st.sampled_from([NUMERICS[name] for name in ("fp32", "exact", "bf16")])
-seeds = st.integers(0, 2**32 - 1)
-kinds = st.sampled_from(["grid", "normal", "wide", "zeros"])
-
-
-def fill(rng: np.random.Generator, kind: str, shape: tuple[int, ...], n: Numerics) -> Array:
-    """Values of a kind, as storage keeps them.
-
-    "grid": whole numbers times one power of two, whose sums are exact; "wide": eight decades.
-    """
-    if kind == "grid":
-        values = rng.integers(-8, 9, shape) * 2.0 ** int(rng.integers(-6, 4))
-    elif kind == "zeros":
-        values = np.zeros(shape)
-    else:
-        values = rng.normal(size=shape)
-        if kind == "wide":
-            values *= 10.0 ** rng.uniform(-4, 4, shape)
-    return store(values.astype(n.dtype), n.storage)
+CLAMPED = replace(
+    PLAIN_SWIGLU, activation="swiglu_clamped", clamp_limit=7.0, clamp_alpha=1.702, biases=True
+)
 
 
 @st.composite
 def linear(draw: DrawFn) -> Case:
-    """Odd widths, one token, one output, exact sums and wide ranges."""
+    """Odd widths, one token, one output, a bias or none, exact sums and wide ranges."""
     n, rng = draw(any_numerics), np.random.default_rng(draw(seeds))
     tokens, width, out = draw(st.integers(1, 5)), draw(st.integers(1, 40)), draw(st.integers(1, 9))
     x, weight = (fill(rng, draw(kinds), shape, n) for shape in ((tokens, width), (out, width)))
-    return {"x": x, "weight": weight, "numerics": n}
+    case = {"x": x, "weight": weight, "numerics": n}
+    if draw(st.booleans()):
+        case["bias"] = fill(rng, draw(kinds), (out,), n)
+    return case
 
 
 @st.composite
@@ -74,6 +66,7 @@ def rope(draw: DrawFn) -> Case:
         theta=draw(st.sampled_from([1e4, 1e6])),
         rotary_dim=draw(st.integers(1, d // 2)) * 2,
         pairing=draw(st.sampled_from(["half", "interleaved"])),
+        scaling=None,
     )
     late = st.integers(0, 2_000_000)
     positions = np.array(draw(st.lists(st.one_of(st.integers(0, 3), late), min_size=1, max_size=4)))
@@ -87,29 +80,33 @@ def rope(draw: DrawFn) -> Case:
 
 @st.composite
 def pages_of(
-    draw: DrawFn, rng: np.random.Generator, n: Numerics, lengths: list[int], page_size: int
+    draw: DrawFn, rng: np.random.Generator, n: Numerics, spans: list[range], page_size: int
 ) -> Case:
-    """Sequences of these lengths in scrambled pages; every other slot is NaN.
+    """Sequences whose keys at these positions are seen, in scrambled pages; others are NaN.
 
-    A slot past a sequence's end, a spare page of its table, and another's page must not leak
-    into the result; NaN shows it if they do.
+    A slot past a sequence's end or before its window, a spare page of its table, and another's
+    page must not leak into the result; NaN shows it if they do. Values may be shorter or longer
+    than keys (latent attention).
     """
     kv_heads, group = draw(st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2), (1, 4), (2, 4)]))
     d, spare = draw(st.sampled_from([2, 4, 16])), draw(st.integers(0, 2))
-    counts = [-(-length // page_size) + spare for length in lengths]
+    value_dim = draw(st.sampled_from([d, d, 3]))
+    counts = [-(-span.stop // page_size) + spare for span in spans]
     pool = rng.permutation(sum(counts) + draw(st.integers(0, 2)))
-    pages = np.full((2, len(pool), page_size, kv_heads, d), np.nan, n.dtype)
+    keys = np.full((len(pool), page_size, kv_heads, d), np.nan, n.dtype)
+    values = np.full((len(pool), page_size, kv_heads, value_dim), np.nan, n.dtype)
     tables, kind = [], draw(kinds)
-    for length, count in zip(lengths, counts, strict=True):
+    for span, count in zip(spans, counts, strict=True):
         table, pool = pool[:count], pool[count:]
         tables.append(table.astype(np.int64))
-        for position in range(length):
-            slot = (slice(None), table[position // page_size], position % page_size)
-            pages[slot] = fill(rng, kind, (2, kv_heads, d), n)
+        for position in span:
+            slot = (table[position // page_size], position % page_size)
+            keys[slot] = fill(rng, kind, (kv_heads, d), n)
+            values[slot] = fill(rng, kind, (kv_heads, value_dim), n)
     return {
         "heads": (kv_heads * group, d),
-        "key_pages": pages[0],
-        "value_pages": pages[1],
+        "key_pages": keys,
+        "value_pages": values,
         "tables": tables,
         # scores from all equal to far apart, where one key takes everything
         "scale": draw(st.sampled_from([d**-0.5, 1.0, 30.0])),
@@ -126,12 +123,34 @@ page_sizes = st.sampled_from([1, 2, 4, 16])
 
 
 @st.composite
+def sight(draw: DrawFn) -> dict[str, int]:
+    """All keys; a window of one key, of a few, of more than there are; chunks; both."""
+    named = {}
+    for name in draw(st.sampled_from([(), (), ("window",), ("chunk",), ("window", "chunk")])):
+        named[name] = draw(st.sampled_from([1, 2, 3, 4, 7, 16, 100]))
+    return named
+
+
+@st.composite
+def sinks_of(draw: DrawFn, rng: np.random.Generator, n: Numerics, heads: int) -> Case:
+    """None; or a sink a head, from one that takes next to nothing to one that takes all."""
+    if draw(st.booleans()):
+        return {}
+    values = rng.normal(size=heads) * 2 + draw(st.sampled_from([-40.0, 0.0, 40.0]))
+    return {"sinks": store(values.astype(n.dtype), n.storage)}
+
+
+@st.composite
 def attention_decode(draw: DrawFn) -> Case:
     """Sequences of unlike lengths, from one key on."""
     n, rng, page_size = draw(any_numerics), np.random.default_rng(draw(seeds)), draw(page_sizes)
     lengths = draw(st.lists(lengths_near(page_size), min_size=1, max_size=3))
-    drawn = draw(pages_of(rng, n, lengths, page_size))
+    seen = draw(sight())
+    spans = [range(first_seen(m - 1, seen.get("window"), seen.get("chunk")), m) for m in lengths]
+    drawn = draw(pages_of(rng, n, spans, page_size))
     return {
+        **seen,
+        **draw(sinks_of(rng, n, drawn["heads"][0])),
         "q": fill(rng, draw(kinds), (len(lengths), *drawn["heads"]), n),
         "key_pages": drawn["key_pages"],
         "value_pages": drawn["value_pages"],
@@ -148,8 +167,12 @@ def attention_prefill(draw: DrawFn) -> Case:
     n, rng, page_size = draw(any_numerics), np.random.default_rng(draw(seeds)), draw(page_sizes)
     length = draw(lengths_near(page_size))
     start = draw(st.one_of(st.just(0), st.integers(0, length - 1)))
-    drawn = draw(pages_of(rng, n, [length], page_size))
+    seen = draw(sight())
+    first = first_seen(start, seen.get("window"), seen.get("chunk"))
+    drawn = draw(pages_of(rng, n, [range(first, length)], page_size))
     return {
+        **seen,
+        **draw(sinks_of(rng, n, drawn["heads"][0])),
         "q": fill(rng, draw(kinds), (length - start, *drawn["heads"]), n),
         "key_pages": drawn["key_pages"],
         "value_pages": drawn["value_pages"],
@@ -198,7 +221,12 @@ def expert_ffn(draw: DrawFn) -> Case:
         x = fill(rng, kind, (int(offsets[-1]), hidden), n)
         gate_up = fill(rng, kind, (experts, 2 * width, hidden), n)
         down = fill(rng, kind, (experts, hidden, width), n)
-    return {"x": x, "gate_up": gate_up, "down": down, "offsets": offsets, "numerics": n}
+    case = {"x": x, "gate_up": gate_up, "down": down, "offsets": offsets, "numerics": n}
+    if kind != "exact" and draw(st.booleans()):  # gpt-oss; "wide" goes far past the limit
+        case["card"] = CLAMPED
+        case["gate_up_bias"] = fill(rng, kind, (experts, 2 * width), n)
+        case["down_bias"] = fill(rng, kind, (experts, hidden), n)
+    return case
 
 
 @st.composite
@@ -210,42 +238,6 @@ def combine(draw: DrawFn) -> Case:
         "expert_out": fill(rng, draw(kinds), (tokens, k, hidden), n),
         "weights": fill(rng, draw(kinds), (tokens, k), n),
         "numerics": n,
-    }
-
-
-@st.composite
-def sample(draw: DrawFn) -> Case:
-    """Ties, -inf, every setting, both orders; thresholds that land on a tie."""
-    rng, vocabulary = np.random.default_rng(draw(seeds)), draw(st.sampled_from([1, 2, 10, 50]))
-    logits = fill(rng, draw(kinds), (vocabulary,), NUMERICS["fp32"]).clip(-1e4, 1e4)
-    best = int(logits.argmax())
-    others = [i for i in range(vocabulary) if i != best]
-    some = st.lists(st.sampled_from(others), max_size=4) if others else st.just([])
-    logits[draw(some)] = -np.inf
-    ids = st.lists(st.integers(0, vocabulary - 1), max_size=6)
-    bias = draw(st.dictionaries(st.integers(0, vocabulary - 1), st.floats(-5, 5), max_size=3))
-    fraction = st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9, 0.999, 1.0])
-    sampling = Sampling(
-        temperature=draw(st.sampled_from([0.0, 0.5, 0.7, 1.0, 3.0])),
-        top_k=draw(st.one_of(st.just(0), st.integers(1, vocabulary))),
-        top_p=draw(fraction),
-        min_p=draw(st.one_of(st.just(0.0), fraction)),
-        repetition_penalty=draw(st.sampled_from([1.0, 0.8, 1.3])),
-        presence_penalty=draw(st.sampled_from([0.0, 0.5, -0.5])),
-        frequency_penalty=draw(st.sampled_from([0.0, 0.25])),
-        logit_bias=bias,
-        stop_ids=tuple(draw(some)),
-        min_tokens=draw(st.integers(0, 8)),
-        seed=draw(st.integers(0, 2**64 - 1)),
-        order=draw(st.sampled_from(["vllm", "transformers"])),
-    )
-    prompt, output, end = draw(ids), draw(ids), tuple(draw(some))
-    return {
-        "logits": logits,
-        "sampling": sampling,
-        "prompt_ids": prompt,
-        "output_ids": output,
-        "end_ids": end,
     }
 
 

@@ -24,16 +24,20 @@ class Result(NamedTuple):
 class Bench:
     """An engine whose unused cache is garbage, checked after every step."""
 
-    def __init__(self, preset, *, pages, page_size, max_batch_tokens=512, max_running=64):
+    def __init__(
+        self, preset, *, pages, page_size, max_batch_tokens=512, max_running=64, model=None
+    ):
+        """`model`: (config, params) in the preset's numerics; the tiny one without."""
         n = NUMERICS[preset]
-        self.cache = PagedCache.for_model(CONFIG, n, pages * page_size, page_size)
-        for layer in range(CONFIG.num_layers):
+        config, params = (CONFIG, PARAMS[preset]) if model is None else model
+        self.cache = PagedCache.for_model(config, n, pages * page_size, page_size)
+        for layer in range(config.num_layers):
             for array in self.cache.layer(layer):
                 array[:] = np.nan
         self.rows = []
         self.engine = Engine(
-            PARAMS[preset],
-            CONFIG,
+            params,
+            config,
             n,
             self.cache,
             end_ids=(7,),

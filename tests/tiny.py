@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tinymoe.core import NUMERICS, Array, ModelConfig, Numerics, RopeCard, RouterCard
+from tinymoe.cards import NO_MULTIPLIERS, PLAIN_SWIGLU, full_attention
+from tinymoe.core import NUMERICS, Array, AttentionCard, ModelConfig, Numerics, RopeCard, RouterCard
 from tinymoe.model.params import AttentionParams, DenseParams, LayerParams, MoeParams, Params
 from tinymoe.model.precision import store
 
@@ -35,6 +37,12 @@ def tiny_card(**changes: Any) -> RouterCard:
     return RouterCard(**{**fields, **changes})
 
 
+def tiny_attention(**changes: Any) -> AttentionCard:
+    """Four heads of 8 with normed queries and keys, all keys seen."""
+    rope = RopeCard(theta=1e4, rotary_dim=8, pairing="half", scaling=None)
+    return replace(full_attention(8, rope), qk_norm="per_head", **changes)
+
+
 def tiny_config(**changes: Any) -> ModelConfig:
     """A dense and an MoE layer, H 32, four query heads on two key heads, V 50."""
     fields: dict[str, Any] = {
@@ -42,17 +50,18 @@ def tiny_config(**changes: Any) -> ModelConfig:
         "vocab_size": 50,
         "hidden_size": 32,
         "layers": ("dense", "moe"),
+        "attention": (tiny_attention(),) * 2,
         "heads": 4,
         "kv_heads": 2,
         "head_dim": 8,
-        "qk_norm": True,
-        "attention_scale": 8**-0.5,
-        "rope": RopeCard(theta=1e4, rotary_dim=8, pairing="half"),
+        "norm": "rms",
         "rms_norm_eps": 1e-6,
         "norm_rounds_before_weight": True,
         "dense_intermediate": 24,
         "moe_intermediate": 12,
+        "experts": PLAIN_SWIGLU,
         "router": tiny_card(),
+        "multipliers": NO_MULTIPLIERS,
         "tied_head": False,
         "max_positions": 64,
     }
@@ -77,7 +86,7 @@ def tiny_params(
         attention = AttentionParams(
             norm=norm(h),
             qkv=matrix((config.heads + 2 * config.kv_heads) * d, h),
-            qk_norm=norm(config.heads + config.kv_heads, d) if config.qk_norm else None,
+            qk_norm=norm(config.heads + config.kv_heads, d),
             out=matrix(h, config.heads * d),
         )
         if kind == "dense":

@@ -21,7 +21,8 @@ PAGE_SIZE = 16
 class PagedCache:
     """Pages of keys and values for every layer, and which of them are free.
 
-    Memory: 2 * L * pages * P * Nk * D * itemsize bytes, taken at once.
+    Memory, taken at once: for every layer pages * P * Nk * (D of keys + D of values) * itemsize
+    bytes; for latent attention in its absorbed form pages * P * (R + Dr) * itemsize.
 
     >>> cache = PagedCache.for_shape(layers=1, kv_heads=1, head_dim=4, pages=3)
     >>> first, second = cache.allocate(2)
@@ -60,14 +61,17 @@ class PagedCache:
         cls, config: ModelConfig, numerics: Numerics, positions: int, page_size: int = PAGE_SIZE
     ) -> PagedCache:
         """A cache with room for `positions` positions, rounded up to whole pages."""
-        return cls.for_shape(
-            layers=config.num_layers,
-            kv_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            pages=-(-positions // page_size),
-            page_size=page_size,
-            dtype=numerics.dtype,
-        )
+        keys, values = [], []
+        for layer in range(config.num_layers):
+            of_keys, of_values = config.cached(layer)
+            lead = (-(-positions // page_size), page_size)
+            keys.append(np.zeros((*lead, *of_keys), numerics.dtype))
+            latent = config.attention[layer].latent
+            if of_values is not None:
+                values.append(np.zeros((*lead, *of_values), numerics.dtype))
+            elif latent is not None:  # the latent vector is key and value: held once, seen twice
+                values.append(keys[-1][..., : latent.rank])
+        return cls(keys, values)
 
     def layer(self, index: int) -> tuple[Array, Array]:
         """Key and value pages of one layer, (pages, P, Nk, D) each, to read and write."""

@@ -1,11 +1,9 @@
-"""The nouns of tinymoe, on one page: what a model is, how it routes, how it rounds, what is asked.
+"""The nouns of tinymoe, on one page: how a model routes, how it rounds, what is asked of it.
 
 One alphabet, everywhere: T tokens, H hidden, E experts, K chosen per token, I expert
 intermediate, G groups, V vocabulary, Nq/Nk query/key heads, D head size, L layers, P page.
 
-Nothing here computes. No field that a checkpoint defines has a default: a family file fills
-every one, so a value that nobody read from the checkpoint cannot slip in (ik_llama.cpp#1174 ran
-a model with softmax for sigmoid because an entry was missing and a default stood in).
+Nothing here computes. What a checkpoint defines stands in `cards.py`, whose names are handed on.
 """
 
 from __future__ import annotations
@@ -17,6 +15,14 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tinymoe.cards import AttentionCard as AttentionCard
+from tinymoe.cards import ExpertCard as ExpertCard
+from tinymoe.cards import LatentCard as LatentCard
+from tinymoe.cards import ModelConfig as ModelConfig
+from tinymoe.cards import Multipliers as Multipliers
+from tinymoe.cards import RopeCard as RopeCard
+from tinymoe.cards import RouterCard as RouterCard
+
 Array: TypeAlias = npt.NDArray[Any]
 Storage: TypeAlias = Literal["float64", "float32", "bfloat16"]
 
@@ -25,70 +31,7 @@ class TinymoeError(Exception):
     """A wrong call or a wrong input. The message says what was expected, what came, what to do."""
 
 
-# ------------------------------------------------------------------------------- the model
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouterCard:
-    """How one family picks experts: five steps, score -> select -> gather -> renorm -> scale.
-
-    A family file fills every field. `model/router.py` reads nothing else.
-    """
-
-    experts: int  # E
-    top_k: int  # K
-    score: Literal["softmax", "sigmoid", "identity"]  # logits -> scores, over all E
-    selection_bias: bool  # a learned bias added to the score for choosing, never for weighing
-    groups: int  # G equal, consecutive groups of experts; 1 means none
-    groups_kept: int  # groups that may be chosen from; equal to `groups` when there is no limit
-    group_score: Literal["max", "top2_sum", "none"]  # how a group's members rate the group
-    dropped_group: Literal["-inf", "zero", "none"]  # what masks the experts of a dropped group
-    weight_from: Literal["score", "softmax_of_chosen", "sigmoid_of_chosen"]
-    renormalise: bool  # divide the K weights by their sum
-    renorm_epsilon: float  # added to that sum (1e-20 in DeepSeek-V3; 0 elsewhere)
-    renorm_floor: float  # that sum is at least this (1e-12 in Ernie; 0 elsewhere)
-    scale: float  # routed scaling factor, applied to the weights, once
-    weight_on: Literal["output", "input"]  # of the expert (input: Llama-4)
-    logits_dtype: Literal["model", "float32"]  # type in which the logits are kept
-    bias_dtype: Literal["model", "float32"]  # vllm#38989: a bias in the wrong type, GSM8K 0.02
-    tie_rule: Literal["lowest_index"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RopeCard:
-    """Rotary position embedding: which dimensions turn, how fast, and how they are paired."""
-
-    theta: float  # base of the geometric series of wavelengths
-    rotary_dim: int  # leading dimensions of a head that turn; frequencies are over this number
-    pairing: Literal["half", "interleaved"]  # j with j + d/2, or 2j with 2j + 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
-    """The shape and the arithmetic of one checkpoint, as its family file read them."""
-
-    family: str  # model_type of config.json
-    vocab_size: int  # V
-    hidden_size: int  # H
-    layers: tuple[Literal["moe", "dense"], ...]  # kind of the feed-forward part, one per layer
-    heads: int  # Nq
-    kv_heads: int  # Nk; each serves Nq // Nk consecutive query heads
-    head_dim: int  # D; need not be H / Nq
-    qk_norm: bool  # RMSNorm over D on each query and key head, before rope
-    attention_scale: float  # multiplies q . k
-    rope: RopeCard
-    rms_norm_eps: float
-    norm_rounds_before_weight: bool  # bf16 only: Llama, Qwen round x/rms before multiplying by w
-    dense_intermediate: int  # width of a dense layer; unused when there is none
-    moe_intermediate: int  # I
-    router: RouterCard
-    tied_head: bool  # the head is the embedding matrix
-    max_positions: int  # positions the model was made for
-
-    @property
-    def num_layers(self) -> int:
-        """L."""
-        return len(self.layers)
+# ------------------------------------------------------------------------------- the routing
 
 
 class Routing(NamedTuple):

@@ -53,7 +53,7 @@ assert k.shape == v.shape == (T, Nk, D)
 # The last query is compared with every key, its own included. A softmax turns the matches into
 # weights, and the answer is the weighted sum of the values. Bit for bit the traced one:
 
-answer = attention.attend(q[-1], k, v, config.attention_scale)  # (Nq, D)
+answer = attention.attend(q[-1], k, v, config.attention[layer].scale)  # (Nq, D)
 assert np.array_equal(answer.ravel(), mix[-1])
 
 # %%
@@ -65,7 +65,7 @@ names = np.zeros_like(v)  # (T, Nk, D)
 names[np.arange(T), :, np.arange(T)] = 1
 looks = np.array(
     [
-        attention.attend(q[t], k[: t + 1], names[: t + 1], config.attention_scale)[:, :T]
+        attention.attend(q[t], k[: t + 1], names[: t + 1], config.attention[layer].scale)[:, :T]
         for t in range(T)
     ]
 )  # (T, Nq, T)
@@ -267,7 +267,9 @@ def wrong_rope(x, tables, card, numerics):
     return rope.rope(x, tables, replace(card, pairing="interleaved"), numerics)
 
 
-assert config.rope.pairing == "half"
+card = config.attention[layer].rope
+assert card is not None
+assert card.pairing == "half"
 turned = trace(model.params, config, ids, numerics, ops=replace(DEFINITION, rope=wrong_rope))
 found = first_difference(taps, turned)
 print(found)

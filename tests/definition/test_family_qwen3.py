@@ -7,6 +7,7 @@ sigmoid because an entry was missing). So every field is used, harmless, or an e
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tinymoe.cards import full_attention
 from tinymoe.checkpoint import Checkpoint
-from tinymoe.core import NUMERICS, TinymoeError
-from tinymoe.families import load_params, read_config
-from tinymoe.families.qwen3_moe import expected_tensors
+from tinymoe.core import NUMERICS, RopeCard, TinymoeError
+from tinymoe.families import expected_tensors, load_params, read_config
 from tinymoe.model.params import DenseParams, MoeParams
 
 pytestmark = pytest.mark.definition
@@ -71,10 +72,11 @@ def test_every_field_lands_where_it_belongs() -> None:
     config = read_config(HUB)
     assert (config.family, config.vocab_size, config.hidden_size) == ("qwen3_moe", 151936, 2048)
     assert (config.heads, config.kv_heads, config.head_dim) == (32, 4, 128)
-    assert config.attention_scale == 128**-0.5  # of head_dim, not of hidden / heads = 64
+    assert config.attention[0].scale == 128**-0.5  # of head_dim, not of hidden / heads = 64
     assert config.layers == ("moe",) * 48
     assert (config.moe_intermediate, config.dense_intermediate) == (768, 6144)
-    assert (config.rope.theta, config.rope.rotary_dim, config.rope.pairing) == (1e6, 128, "half")
+    rope = RopeCard(theta=1e6, rotary_dim=128, pairing="half", scaling=None)
+    assert config.attention == (replace(full_attention(128, rope), qk_norm="per_head"),) * 48
     assert (config.rms_norm_eps, config.max_positions, config.tied_head) == (1e-6, 40960, False)
     card = config.router
     assert (card.experts, card.top_k, card.score, card.renormalise) == (128, 8, "softmax", True)

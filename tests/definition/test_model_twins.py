@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tinymoe.cache import PagedCache
+from tinymoe.cards import NO_MULTIPLIERS, PLAIN_SWIGLU, full_attention
 from tinymoe.core import (
     NUMERICS,
     Batch,
@@ -29,14 +30,14 @@ from tinymoe.model.attention import (
     attend_naive,
     attention_decode,
     attention_prefill,
+    first_seen,
     slots_of,
     write_pages,
 )
 from tinymoe.model.experts import moe_naive, permute
-from tinymoe.model.norm import rmsnorm, rmsnorm_naive
+from tinymoe.model.norm import layernorm, layernorm_naive, rmsnorm, rmsnorm_naive
 from tinymoe.model.params import AttentionParams, LayerParams, MoeParams, Params
 from tinymoe.model.precision import store
-from tinymoe.model.rope import rope, rope_naive, rope_tables
 from tinymoe.model.router import route_logits, route_naive
 from tinymoe.model.transformer import forward
 
@@ -63,22 +64,28 @@ def test_rmsnorm(size: int, magnitude: float) -> None:
     assert (np.abs(got - wanted) <= bound * np.abs(wanted)).all()
 
 
-@pytest.mark.parametrize("pairing", ["half", "interleaved"])
-@pytest.mark.parametrize("rotary_dim", [16, 8])
-def test_rope(pairing: Any, rotary_dim: int) -> None:
-    # pairs taken the other way, or dimensions past rotary_dim turned, give fluent nonsense
-    card = RopeCard(theta=1e4, rotary_dim=rotary_dim, pairing=pairing)
-    positions = np.array([0, 1, 5, 100_000])
-    x = normal(4, 2, 16)
-    got = rope(x, rope_tables(positions, card, FP32), card, FP32)
-    for t, position in enumerate(positions):
-        for head in range(2):
-            wanted = rope_naive(x[t, head], int(position), card)
-            # two products of factors rounded once each (2 u), and their sum (u); both members of
-            # a pair are at most the largest value
-            bound = 3 * U * 2 * np.abs(x[t, head]).max()
-            assert np.abs(got[t, head] - wanted).max() <= bound
-    np.testing.assert_array_equal(got[..., rotary_dim:], x[..., rotary_dim:])
+def test_first_seen() -> None:
+    # worked out by hand. A window of 3 shows positions 3, 4, 5 to position 5: itself and two
+    # before; taken as three before, the sum has a key too many. A chunk of 4 begins at 4.
+    assert [first_seen(i, 3, None) for i in range(6)] == [0, 0, 0, 1, 2, 3]
+    assert [first_seen(i, None, 4) for i in range(9)] == [0, 0, 0, 0, 4, 4, 4, 4, 8]
+    assert [first_seen(i, 3, 4) for i in range(6)] == [0, 0, 0, 1, 4, 4]
+    assert first_seen(5, None, None) == 0
+
+
+@pytest.mark.parametrize("size", [2, 7, 64, 300])
+@pytest.mark.parametrize("mean", [0.0, 10.0])
+def test_layernorm(size: int, mean: float) -> None:
+    # a mean that is not taken off, a bias that is scaled with the rest
+    x, weight, bias = normal(3, size) + np.float32(mean), normal(size, seed=1), normal(size, seed=2)
+    got = layernorm(x, weight, bias, 1e-6, FP32)
+    wanted = np.array([layernorm_naive(row, weight, bias, 1e-6) for row in x])
+    # the mean: N u of the mean size, and one rounding of the difference, a value of which enters
+    # the squares twice; relative to the root, which is 1 here: (N + 1) u (|mean| + 4) and again
+    # half of it through the root, at most; the squares' own sum, root, quotient, weight: (N + 8) u
+    # of up to 4; the bias: u
+    bound = (1.5 * (size + 1) * (mean + 4) + 4 * (size + 8)) * U
+    assert np.abs(got - wanted).max() <= bound * np.abs(weight).max() + 2 * U * np.abs(bias).max()
 
 
 @pytest.mark.parametrize("n", [1, 2, 33])
@@ -96,9 +103,21 @@ def test_attend(n: int, heads: int, kv_heads: int) -> None:
     assert np.abs(got - wanted).max() <= bound
 
 
+SIGHTS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "window": {"window": 3},
+    "wide window": {"window": 100},
+    "chunk": {"chunk": 4},
+    "sinks": {"sinks": np.arange(6, dtype=np.float32) - 3},
+    "window and sinks": {"window": 5, "sinks": np.arange(6, dtype=np.float32) - 3},
+}
+
+
 @pytest.mark.parametrize("preset", NUMERICS)
-def test_prefill_is_decode_bit_for_bit(preset: str) -> None:
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_prefill_is_decode_bit_for_bit(preset: str, sight: str) -> None:
     # vllm#26042: a prompt cut into chunks gave other numbers than one in a piece
+    named = SIGHTS[sight]
     numerics = NUMERICS[preset]
     tokens, page_size, table = 11, 4, np.array([3, 0, 2])
     q, k, v = (
@@ -108,9 +127,13 @@ def test_prefill_is_decode_bit_for_bit(preset: str) -> None:
     pages = np.full((2, 4, page_size, 2, 8), np.nan, numerics.dtype)  # a stray read shows
     for kind, values in enumerate((k, v)):
         write_pages(pages[kind], slots_of(np.arange(tokens), table, page_size), values)
-    whole = attention_prefill(q, *pages, table, 0, 0.3, numerics)
-    cut = [attention_prefill(q[a:b], *pages, table, a, 0.3, numerics) for a, b in ((0, 5), (5, 11))]
-    single = attention_decode(q, *pages, [table] * tokens, list(range(1, 12)), 0.3, numerics)
+    whole = attention_prefill(q, *pages, table, 0, 0.3, numerics, **named)
+    cut = [
+        attention_prefill(q[a:b], *pages, table, a, 0.3, numerics, **named)
+        for a, b in ((0, 5), (5, 11))
+    ]
+    tables, lengths = [table] * tokens, list(range(1, 12))
+    single = attention_decode(q, *pages, tables, lengths, 0.3, numerics, **named)
     np.testing.assert_array_equal(np.concatenate(cut), whole)
     np.testing.assert_array_equal(single, whole)
 
@@ -148,6 +171,7 @@ CARDS = {
         CARD, score="identity", weight_from="sigmoid_of_chosen", renormalise=False, top_k=1
     ),
     "all experts": replace(CARD, top_k=8),
+    "phi": replace(CARD, score="identity", weight_from="sparsemixer", renormalise=False, top_k=2),
 }
 
 
@@ -201,22 +225,24 @@ def test_grouped_experts_equal_the_loop_bit_for_bit(preset: str, weight_on: Any)
 def one_layer(card: RouterCard, numerics: Numerics) -> tuple[ModelConfig, Params]:
     """A model of one layer with random weights; V 4, H 12, D 6, I 5."""
     V, H, D, width, E = 4, 12, 6, 5, card.experts
+    rope = RopeCard(theta=1e4, rotary_dim=D, pairing="half", scaling=None)
     config = ModelConfig(
         family="test",
         vocab_size=V,
         hidden_size=H,
         layers=("moe",),
+        attention=(full_attention(D, rope),),
         heads=2,
         kv_heads=1,
         head_dim=D,
-        qk_norm=False,
-        attention_scale=D**-0.5,
-        rope=RopeCard(theta=1e4, rotary_dim=D, pairing="half"),
+        norm="rms",
         rms_norm_eps=1e-6,
         norm_rounds_before_weight=True,
         dense_intermediate=1,
         moe_intermediate=width,
+        experts=PLAIN_SWIGLU,
         router=card,
+        multipliers=NO_MULTIPLIERS,
         tied_head=True,
         max_positions=8,
     )

@@ -65,9 +65,9 @@ CASES = {
     "rope": {
         "x": normal(2, 2, 8),
         "tables": rope_tables(
-            np.array([3, 70]), RopeCard(theta=1e4, rotary_dim=4, pairing="half"), FP32
+            np.array([3, 70]), RopeCard(theta=1e4, rotary_dim=4, pairing="half", scaling=None), FP32
         ),
-        "card": RopeCard(theta=1e4, rotary_dim=4, pairing="half"),
+        "card": RopeCard(theta=1e4, rotary_dim=4, pairing="half", scaling=None),
         "numerics": FP32,
     },
     "attention_prefill": {

@@ -42,7 +42,7 @@ def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
 
     sizes, positions = footprint(checkpoint, config), kv_values(config)
     shape = asdict(config)
-    router, layers = shape.pop("router"), shape.pop("layers")
+    router, layers, cards = (shape.pop(name) for name in ("router", "layers", "attention"))
     return {
         "path": str(checkpoint.path),
         "family": shape.pop("family"),
@@ -52,6 +52,7 @@ def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
             "dense": layers.count("dense"),
         },
         "shape": shape,
+        "attention": _kinds(cards),
         "router": router,
         "parameters": {"total": sizes.total, "active": sizes.active},
         "formats": {name: kind._asdict() for name, kind in sizes.formats.items()},
@@ -65,6 +66,18 @@ def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
         "end_ids": list(checkpoint.end_ids),
         "sampling": _sampling(checkpoint),
     }
+
+
+def _kinds(cards: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
+    """Each kind of attention once, with the layers that have it."""
+    kinds: list[dict[str, Any]] = []
+    for index, card in enumerate(cards):
+        same = [kind for kind in kinds if kind["card"] == card]
+        if same:
+            same[0]["layers"].append(index)
+        else:
+            kinds.append({"layers": [index], "card": card})
+    return kinds
 
 
 def _tokenizer_size(checkpoint: Checkpoint) -> int | None:
@@ -105,6 +118,10 @@ def _page(facts: dict[str, Any]) -> str:
             ["sampling", _pairs(facts["sampling"]) or "none given"],
         ],
         "shape": _rows(facts["shape"]),
+        **{
+            f"attention of {_some(kind['layers'])}": _rows(_present(kind["card"]))
+            for kind in facts["attention"]
+        },
         "router: score, select, gather, renorm, scale": _rows(facts["router"]),
         "tensors as stored": [
             [name, f"{kind['tensors']:,} tensors", f"{_count(kind['parameters'])} values",
@@ -122,6 +139,21 @@ def _rows(fields: dict[str, Any]) -> list[list[str]]:
     ]
 
 
+def _some(layers: list[int]) -> str:
+    """The layers by number, but for a long list."""
+    listed = ", ".join(map(str, layers[:8]))
+    return (
+        ("layers " if len(layers) > 1 else "layer ")
+        + listed
+        + (f", ... ({len(layers)} in all)" if len(layers) > 8 else "")
+    )
+
+
+def _present(card: dict[str, Any]) -> dict[str, Any]:
+    """Without what a layer has not."""
+    return {name: value for name, value in card.items() if value not in (None, False, "none")}
+
+
 def _pairs(fields: dict[str, Any]) -> str:
     return ", ".join(f"{name} {_value(value)}" for name, value in fields.items())
 
@@ -129,6 +161,8 @@ def _pairs(fields: dict[str, Any]) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return f"({_pairs(value)})"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -1,6 +1,7 @@
 """Model families: what a config.json means, and which tensor is which.
 
-One file per family. A family is two functions: `read_config` and `load_params`.
+One file per family. A family is two functions: `read_config`, of config.json, and `build`, which
+asks a source for every tensor by name and puts it in its place.
 """
 
 from __future__ import annotations
@@ -11,10 +12,45 @@ from typing import Any
 
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import ModelConfig, Numerics, TinymoeError
-from tinymoe.families import qwen3_moe
+from tinymoe.families import (
+    deepseek,
+    dots1,
+    ernie4_5_moe,
+    glm4_moe,
+    gpt_oss,
+    granitemoe,
+    hunyuan_v1_moe,
+    llama4,
+    minimax_m2,
+    mixtral,
+    olmoe,
+    phimoe,
+    qwen2_moe,
+    qwen3_moe,
+)
+from tinymoe.families.tensors import Listing, Shape, Source, load_checked
 from tinymoe.model.params import Params
 
-FAMILIES: Mapping[str, ModuleType] = {"qwen3_moe": qwen3_moe}  # by model_type
+FAMILIES: Mapping[str, ModuleType] = {  # by model_type
+    "deepseek_v2": deepseek,
+    "deepseek_v3": deepseek,
+    "dots1": dots1,
+    "ernie4_5_moe": ernie4_5_moe,
+    "glm4_moe": glm4_moe,
+    "gpt_oss": gpt_oss,
+    "granitemoe": granitemoe,
+    "granitemoeshared": granitemoe,
+    "hunyuan_v1_moe": hunyuan_v1_moe,
+    "kimi_k2": deepseek,
+    "llama4": llama4,
+    "llama4_text": llama4,
+    "minimax_m2": minimax_m2,
+    "mixtral": mixtral,
+    "olmoe": olmoe,
+    "phimoe": phimoe,
+    "qwen2_moe": qwen2_moe,
+    "qwen3_moe": qwen3_moe,
+}
 
 
 def read_config(config: dict[str, Any]) -> ModelConfig:
@@ -31,5 +67,16 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
 
 def load_params(checkpoint: Checkpoint, config: ModelConfig, numerics: Numerics) -> Params:
     """The checkpoint's weights by role, checked against the config, in `numerics.dtype`."""
-    params: Params = FAMILIES[config.family].load_params(checkpoint, config, numerics)
-    return params
+
+    def build(source: Source) -> Params:
+        params: Params = FAMILIES[config.family].build(source, config)
+        return params
+
+    return load_checked(checkpoint, config.num_layers, numerics, build)
+
+
+def expected_tensors(config: ModelConfig) -> list[tuple[str, Shape]]:
+    """Name and shape of every tensor that a checkpoint of this config holds."""
+    listing = Listing()
+    FAMILIES[config.family].build(listing, config)
+    return listing.seen

@@ -11,6 +11,9 @@ from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import ModelConfig
 from tinymoe.safetensors_file import Entry
 
+# in the names of routed experts' tensors; the latter two hold all of a layer's (Granite)
+EXPERTS = (".experts.", ".block_sparse_moe.input_linear.", ".block_sparse_moe.output_linear.")
+
 
 class Format(NamedTuple):
     """The tensors of one stored type."""
@@ -31,11 +34,11 @@ class Footprint(NamedTuple):
 
 
 def footprint(checkpoint: Checkpoint, config: ModelConfig) -> Footprint:
-    """Sizes as the headers state them. Experts are the tensors named `.experts.`."""
+    """Sizes as the headers state them. Experts are the tensors named as `EXPERTS` says."""
     entries = [checkpoint.entry(name) for name in checkpoint.names()]
     kinds = {entry.dtype for entry in entries}
     formats = {kind: _sum([e for e in entries if e.dtype == kind]) for kind in kinds}
-    experts = _sum([e for e in entries if ".experts." in e.name])
+    experts = _sum([e for e in entries if any(part in e.name for part in EXPERTS)])
     idle = 1 - Fraction(config.router.top_k, config.router.experts)  # share of the experts
     everything = _sum(entries)
     unread_rows = 0

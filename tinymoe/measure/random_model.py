@@ -76,11 +76,12 @@ class _Draw:
 def _layer(config: ModelConfig, draw: _Draw) -> LayerParams:
     H, D = config.hidden_size, config.head_dim
     width, card = config.moe_intermediate, config.router
+    normed = config.attention[0].qk_norm != "none"
     return LayerParams(
         attention=AttentionParams(
             norm=draw.ones(H),
             qkv=draw.matrix((config.heads + 2 * config.kv_heads) * D, H),
-            qk_norm=draw.ones(config.heads + config.kv_heads, D) if config.qk_norm else None,
+            qk_norm=draw.ones(config.heads + config.kv_heads, D) if normed else None,
             out=draw.matrix(H, config.heads * D, gain=ATTENTION_GAIN),
         ),
         ffn=MoeParams(

@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
+from tinymoe.cards import NO_MULTIPLIERS, PLAIN_SWIGLU, full_attention
 from tinymoe.core import ModelConfig, RopeCard, RouterCard, TinymoeError
 
 
@@ -28,22 +30,25 @@ def shape(
 ) -> ModelConfig:
     """A Qwen3-MoE of the given sizes, a mixture in every layer."""
     kind: Literal["moe"] = "moe"
+    rope = RopeCard(theta=10_000.0, rotary_dim=head_dim, pairing="half", scaling=None)
+    card = replace(full_attention(head_dim, rope), qk_norm="per_head")
     return ModelConfig(
         family="qwen3_moe",
         vocab_size=vocab,
         hidden_size=hidden,
         layers=(kind,) * layers,
+        attention=(card,) * layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        qk_norm=True,
-        attention_scale=head_dim**-0.5,
-        rope=RopeCard(theta=10_000.0, rotary_dim=head_dim, pairing="half"),
+        norm="rms",
         rms_norm_eps=1e-6,
         norm_rounds_before_weight=True,
         dense_intermediate=0,
         moe_intermediate=moe_intermediate,
+        experts=PLAIN_SWIGLU,
         router=_router(experts, top_k),
+        multipliers=NO_MULTIPLIERS,
         tied_head=tied,
         max_positions=positions,
     )
@@ -121,7 +126,7 @@ def parameters(config: ModelConfig) -> tuple[int, int]:
 def attention_parameters(config: ModelConfig) -> int:
     """Of one layer, its norms included."""
     H, D = config.hidden_size, config.head_dim
-    norms = H + (2 * D if config.qk_norm else 0)
+    norms = H + (2 * D if config.attention[0].qk_norm != "none" else 0)
     return norms + 2 * H * D * (config.heads + config.kv_heads)
 
 
@@ -133,4 +138,8 @@ def router_parameters(config: ModelConfig) -> int:
 
 def kv_values(config: ModelConfig) -> int:
     """Numbers that the key/value cache keeps for one position, all layers together."""
-    return 2 * config.num_layers * config.kv_heads * config.head_dim
+    total = 0
+    for layer in range(config.num_layers):
+        keys, values = config.cached(layer)
+        total += keys[0] * keys[1] + (0 if values is None else values[0] * values[1])
+    return total

@@ -4,6 +4,9 @@ A page is P consecutive positions of one sequence; a block table lists a sequenc
 order. Query token i sees keys 0..i, always as one product of the same shape, whether it came
 in a prompt, in a chunk of one, or alone: so a prompt may be split anywhere without changing a
 bit (vllm#26042: chunked prefill cost 28 points of GSM8K).
+
+A sliding window of W shows the last W keys, a chunk of C those from the last multiple of C on;
+keys that are out of sight are not part of the product.
 """
 
 from __future__ import annotations
@@ -23,11 +26,26 @@ def write_pages(pages: Array, slots: Array, values: Array) -> None:
     pages.reshape(-1, *pages.shape[2:])[slots] = values
 
 
-def read_pages(pages: Array, block_table: Array, length: int) -> Array:
-    """The first `length` keys (or values) of one sequence, as one (length, Nk, D) array."""
+def read_pages(pages: Array, block_table: Array, length: int, first: int = 0) -> Array:
+    """Keys (or values) first .. length - 1 of one sequence, as one (length - first, Nk, D) array.
+
+    Pages before the first one that is needed are not read.
+    """
     page_size = pages.shape[1]
-    used = block_table[: -(-length // page_size)]  # pages needed, rounded up
-    return pages.take(used, axis=0).reshape(-1, *pages.shape[2:])[:length]
+    skipped = first // page_size
+    used = block_table[skipped : -(-length // page_size)]  # pages needed, rounded up
+    rows = pages.take(used, axis=0).reshape(-1, *pages.shape[2:])
+    offset = skipped * page_size
+    return rows[first - offset : length - offset]
+
+
+def first_seen(position: int, window: int | None, chunk: int | None) -> int:
+    """The earliest key that a token sees: i - W + 1 in a window, the chunk's first in a chunk.
+
+    The window counts the token itself: taken as W keys before it, every sum has one key too many.
+    """
+    first = 0 if window is None else max(0, position - window + 1)
+    return first if chunk is None else max(first, position // chunk * chunk)
 
 
 def slots_of(positions: Array, block_table: Array, page_size: int) -> Array:
@@ -36,19 +54,26 @@ def slots_of(positions: Array, block_table: Array, page_size: int) -> Array:
     return slots
 
 
-def attend(q: Array, k: Array, v: Array, scale: float) -> Array:
-    """One query token over n keys: q (Nq, D), k and v (n, Nk, D) -> (Nq, D), unrounded.
+def attend(q: Array, k: Array, v: Array, scale: float, sinks: Array | None = None) -> Array:
+    """One query token over n keys: q (Nq, D), k (n, Nk, D), v (n, Nk, Dv) -> (Nq, Dv), unrounded.
 
     Key head h serves query heads h*g .. h*g + g - 1, g = Nq / Nk. Scores: dot products over D
     in BLAS order, times `scale`; softmax over n (maximum off first, NumPy's pairwise sum);
     then the weighted sum of values over n in BLAS order. All in the arrays' own type.
+    `sinks` (Nq,): one more score of each head that takes its share and has no value (gpt-oss).
     """
     kv_heads, head_dim = k.shape[1:]
     grouped = q.reshape(kv_heads, -1, head_dim)  # (Nk, g, D)
     scores = grouped @ k.transpose(1, 2, 0)  # (Nk, g, n)
-    weights = softmax(scores * scale)  # (Nk, g, n)
-    mixed: Array = weights @ v.transpose(1, 0, 2)  # (Nk, g, D)
-    return mixed.reshape(q.shape)
+    scores = scores * scale
+    if sinks is None:
+        weights = softmax(scores)  # (Nk, g, n)
+    else:
+        own = sinks.reshape(kv_heads, -1, 1)  # (Nk, g, 1)
+        joined = array_module(q).concatenate([scores, own], axis=-1)  # (Nk, g, n + 1)
+        weights = softmax(joined)[..., :-1]
+    mixed: Array = weights @ v.transpose(1, 0, 2)  # (Nk, g, Dv)
+    return mixed.reshape(len(q), -1)
 
 
 def attention_decode(
@@ -59,16 +84,23 @@ def attention_decode(
     lengths: list[int],
     scale: float,
     numerics: Numerics,
+    *,
+    window: int | None = None,
+    chunk: int | None = None,
+    sinks: Array | None = None,
 ) -> Array:
-    """One new token of each of R sequences: q (R, Nq, D) -> (R, Nq, D).
+    """One new token of each of R sequences: q (R, Nq, D) -> (R, Nq, Dv).
 
-    key_pages and value_pages (pages, P, Nk, D); block_tables[r] (pages of r,); lengths[r]: keys
-    that sequence r's token sees, itself included (its key is already in its page).
+    key_pages (pages, P, Nk, D), value_pages (pages, P, Nk, Dv); block_tables[r] (pages of r,);
+    lengths[r]: tokens of sequence r, the new one included (its key is already in its page). It
+    sees them all, but for those that `window` or `chunk` hides.
     """
-    out = array_module(q).empty_like(q)
+    out = array_module(q).empty((*q.shape[:2], value_pages.shape[-1]), dtype=q.dtype)
     for r, (table, length) in enumerate(zip(block_tables, lengths, strict=True)):
-        k, v = read_pages(key_pages, table, length), read_pages(value_pages, table, length)
-        out[r] = attend(q[r], k, v, scale)
+        first = first_seen(length - 1, window, chunk)
+        k = read_pages(key_pages, table, length, first)  # (n, Nk, D)
+        v = read_pages(value_pages, table, length, first)
+        out[r] = attend(q[r], k, v, scale, sinks)
     return store(out, numerics.storage)
 
 
@@ -80,21 +112,30 @@ def attention_prefill(
     start: int,
     scale: float,
     numerics: Numerics,
+    *,
+    window: int | None = None,
+    chunk: int | None = None,
+    sinks: Array | None = None,
 ) -> Array:
     """T consecutive tokens of one sequence, the first at position `start`: q (T, Nq, D).
 
-    Causal: token t sees keys 0 .. start + t. Equals `attention_decode` of each, bit for bit.
+    Causal: token t sees keys 0 .. start + t, but for those that `window` or `chunk` hides.
+    Equals `attention_decode` of each, bit for bit.
     """
-    length = start + len(q)
-    k = read_pages(key_pages, block_table, length)  # (length, Nk, D)
-    v = read_pages(value_pages, block_table, length)
-    out = array_module(q).empty_like(q)
+    length, read_from = start + len(q), first_seen(start, window, chunk)
+    k = read_pages(key_pages, block_table, length, read_from)  # (length - read_from, Nk, D)
+    v = read_pages(value_pages, block_table, length, read_from)
+    out = array_module(q).empty((*q.shape[:2], value_pages.shape[-1]), dtype=q.dtype)
     for t in range(len(q)):
-        out[t] = attend(q[t], k[: start + t + 1], v[: start + t + 1], scale)
+        first = first_seen(start + t, window, chunk) - read_from
+        last = start + t + 1 - read_from
+        out[t] = attend(q[t], k[first:last], v[first:last], scale, sinks)
     return store(out, numerics.storage)
 
 
-def attend_naive(q: Array, k: Array, v: Array, scale: float) -> list[list[float]]:
+def attend_naive(
+    q: Array, k: Array, v: Array, scale: float, sinks: Array | None = None
+) -> list[list[float]]:
     """The twin of `attend`: head by head, key by key, in Python floats."""
     group = q.shape[0] // k.shape[1]
     out = []
@@ -103,11 +144,12 @@ def attend_naive(q: Array, k: Array, v: Array, scale: float) -> list[list[float]
         scores = [
             scale * sum(float(a) * float(b) for a, b in zip(q[h], key, strict=True)) for key in keys
         ]
-        powers = [math.exp(s - max(scores)) for s in scores]
-        total = sum(powers)
+        top = max(scores) if sinks is None else max(*scores, float(sinks[h]))
+        powers = [math.exp(s - top) for s in scores]
+        total = sum(powers) + (0.0 if sinks is None else math.exp(float(sinks[h]) - top))
         row = [
             sum(p / total * float(value[d]) for p, value in zip(powers, values, strict=True))
-            for d in range(q.shape[1])
+            for d in range(v.shape[2])
         ]
         out.append(row)
     return out

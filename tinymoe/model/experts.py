@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from tinymoe.cards import PLAIN_SWIGLU, ExpertCard
 from tinymoe.core import Array, Numerics, Permutation, RouterCard, Routing
 from tinymoe.model.precision import array_module, linear, linear_unrounded, store
+from tinymoe.model.router import sigmoid
 
 
 def permute(ids: Array, experts: int) -> Permutation:
@@ -37,13 +39,20 @@ def silu(x: Array) -> Array:
     return activated
 
 
-def swiglu(gate_up: Array, numerics: Numerics) -> Array:
+def swiglu(gate_up: Array, numerics: Numerics, card: ExpertCard = PLAIN_SWIGLU) -> Array:
     """(T, 2I), gate half then up half, to silu(gate) * up (T, I). One rounding to storage.
 
-    The halves are not exchangeable (sglang#32430: swapped, GSM8K 0 %).
+    The halves are not exchangeable (sglang#32430: swapped, GSM8K 0 %). Clamped (gpt-oss): gate is
+    cut at the limit from above alone, up on both sides, and (up + 1) * gate * sigmoid(alpha gate)
+    (transformers#40197: the limit got lost on the way to the kernel).
     """
     width = gate_up.shape[-1] // 2
-    return store(silu(gate_up[..., :width]) * gate_up[..., width:], numerics.storage)
+    gate, up = gate_up[..., :width], gate_up[..., width:]
+    if card.activation == "swiglu":
+        return store(silu(gate) * up, numerics.storage)
+    xp, limit, alpha = array_module(gate_up), card.clamp_limit, card.clamp_alpha
+    gate, up = xp.minimum(gate, limit), xp.clip(up, -limit, limit)  # type: ignore[operator]
+    return store((up + 1) * (gate * sigmoid(alpha * gate)), numerics.storage)
 
 
 def ffn(x: Array, gate_up: Array, down: Array, numerics: Numerics) -> Array:
@@ -54,26 +63,42 @@ def ffn(x: Array, gate_up: Array, down: Array, numerics: Numerics) -> Array:
     return linear(swiglu(linear(x, gate_up, numerics), numerics), down, numerics)
 
 
-def grouped_linear(x: Array, weights: Array, offsets: Array, numerics: Numerics) -> Array:
+def grouped_linear(
+    x: Array, weights: Array, offsets: Array, numerics: Numerics, biases: Array | None = None
+) -> Array:
     """`linear` of each expert over its own rows: x (S, in), weights (E, out, in) -> (S, out).
 
-    Rows offsets[e]:offsets[e+1] meet weights[e]; an expert without rows is not read at all.
+    Rows offsets[e]:offsets[e+1] meet weights[e] and biases[e], (E, out); an expert without rows
+    is not read at all.
     """
     out = array_module(x).empty((len(x), weights.shape[1]), dtype=x.dtype)  # (S, out)
     bounds = offsets.tolist()
     for expert, (start, stop) in enumerate(pairwise(bounds)):
         if start < stop:
-            out[start:stop] = linear_unrounded(x[start:stop], weights[expert])
+            bias = None if biases is None else biases[expert]
+            out[start:stop] = linear_unrounded(x[start:stop], weights[expert], bias)
     return store(out, numerics.storage)
 
 
-def expert_ffn(x: Array, gate_up: Array, down: Array, offsets: Array, numerics: Numerics) -> Array:
+def expert_ffn(
+    x: Array,
+    gate_up: Array,
+    down: Array,
+    offsets: Array,
+    numerics: Numerics,
+    *,
+    card: ExpertCard = PLAIN_SWIGLU,
+    gate_up_bias: Array | None = None,
+    down_bias: Array | None = None,
+) -> Array:
     """All experts: rows x (S, H) in expert order, gate_up (E, 2I, H), down (E, H, I) -> (S, H).
 
-    The same three steps as `ffn`, each over every expert before the next begins.
+    The same three steps as `ffn`, each over every expert before the next begins. Biases
+    gate_up_bias (E, 2I) and down_bias (E, H) are added before the step's rounding.
     """
-    hidden = swiglu(grouped_linear(x, gate_up, offsets, numerics), numerics)  # (S, I)
-    return grouped_linear(hidden, down, offsets, numerics)
+    first = grouped_linear(x, gate_up, offsets, numerics, gate_up_bias)  # (S, 2I)
+    hidden = swiglu(first, numerics, card)  # (S, I)
+    return grouped_linear(hidden, down, offsets, numerics, down_bias)
 
 
 def combine(expert_out: Array, weights: Array, numerics: Numerics) -> Array:

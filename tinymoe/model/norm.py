@@ -1,4 +1,4 @@
-"""RMSNorm: scale a vector to root mean square 1, then each dimension by a learned weight.
+"""Norms. RMSNorm: scale a vector to root mean square 1, then each dimension by a learned weight.
 
 Zhang and Sennrich 2019 (arXiv:1910.07467).
 """
@@ -26,6 +26,27 @@ def rmsnorm(
     if rounds_before_weight:
         normed = store(normed, numerics.storage)
     return store(normed * weight, numerics.storage)
+
+
+def layernorm(x: Array, weight: Array, bias: Array, eps: float, numerics: Numerics) -> Array:
+    """x (..., N) to `weight * (x - mean) / sqrt(var + eps) + bias`, (..., N).
+
+    Ba, Kiros and Hinton 2016 (arXiv:1607.06450); var is the mean of (x - mean)^2. The mean's sum
+    is NumPy's pairwise one, the other in the order of the BLAS dot product; all in
+    `numerics.accumulate`, one rounding to storage at the end.
+    """
+    xp = array_module(x)
+    centred = x - x.mean(axis=-1, keepdims=True)  # (..., N)
+    variance = vecdot(centred, centred)[..., None] / x.shape[-1]  # (..., 1)
+    return store(centred / xp.sqrt(variance + eps) * weight + bias, numerics.storage)
+
+
+def layernorm_naive(x: Array, weight: Array, bias: Array, eps: float) -> list[float]:
+    """The twin: one vector x (N,), plain Python floats, left to right."""
+    mean = sum(float(value) for value in x) / len(x)
+    root = (sum((float(value) - mean) ** 2 for value in x) / len(x) + eps) ** 0.5
+    triples = zip(x, weight, bias, strict=True)
+    return [float(w) * (float(value) - mean) / root + float(b) for value, w, b in triples]
 
 
 def rmsnorm_naive(x: Array, weight: Array, eps: float) -> list[float]:

@@ -37,6 +37,36 @@ class AttentionParams:
     qkv: Array  # ((Nq + 2 Nk)*D, H): query heads' rows, then key heads', then value heads'
     qk_norm: Array | None  # (Nq + Nk, D): a weight for each query and key head, if qk_norm
     out: Array  # (H, Nq*D)
+    qkv_bias: Array | None = None  # ((Nq + 2 Nk)*D,)
+    out_bias: Array | None = None  # (H,)
+    sinks: Array | None = None  # (Nq,)
+    norm_bias: Array | None = None  # (H,), with LayerNorm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentParams:
+    """One layer's multi-head latent attention: R = rank, Dn, Dr, Dv as in `LatentCard`."""
+
+    norm: Array  # (H,)
+    query_down: Array | None  # (Rq, H)
+    query_down_bias: Array | None  # (Rq,)
+    query_norm: Array | None  # (Rq,)
+    query: Array  # (Nq*(Dn + Dr), Rq), or of H columns where there is no query_down
+    down: Array  # (R + Dr, H): the latent vector's rows, then the shared key's
+    down_bias: Array | None  # (R + Dr,)
+    latent_norm: Array  # (R,)
+    up: Array  # (Nq, Dn + Dv, R): of each head the key's rows, then the value's
+    out: Array  # (H, Nq*Dv)
+    out_bias: Array | None  # (H,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedParams:
+    """The expert that every token meets; S = ExpertCard.shared_intermediate."""
+
+    gate_up: Array  # (2S, H): gate rows, then up rows
+    down: Array  # (H, S)
+    gate: Array | None  # (1, H), if its output is gated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +78,11 @@ class MoeParams:
     selection_bias: Array | None  # (E,), with RouterCard.selection_bias
     gate_up: Array  # (E, 2I, H): gate rows, then up rows
     down: Array  # (E, H, I)
+    router_bias: Array | None = None  # (E,), part of the logits
+    gate_up_bias: Array | None = None  # (E, 2I)
+    down_bias: Array | None = None  # (E, H)
+    shared: SharedParams | None = None
+    norm_bias: Array | None = None  # (H,), with LayerNorm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +98,7 @@ class DenseParams:
 class LayerParams:
     """One transformer layer."""
 
-    attention: AttentionParams
+    attention: AttentionParams | LatentParams
     ffn: MoeParams | DenseParams
 
 
@@ -75,3 +110,5 @@ class Params:
     layers: tuple[LayerParams, ...]
     final_norm: Array  # (H,)
     head: Array  # (V, H)
+    final_norm_bias: Array | None = None  # (H,), with LayerNorm
+    head_bias: Array | None = None  # (V,)

@@ -46,15 +46,16 @@ def store(values: Array, storage: Storage) -> Array:
     return values
 
 
-def linear(x: Array, weight: Array, numerics: Numerics) -> Array:
-    """`x` (T, in) times `weight` (out, in) transposed: (T, out).
+def linear(x: Array, weight: Array, numerics: Numerics, *, bias: Array | None = None) -> Array:
+    """`x` (T, in) times `weight` (out, in) transposed, plus `bias` (out,) if any: (T, out).
 
     Products and sums in `numerics.accumulate`, each output in the order of the BLAS dot product
-    of `in` terms; then one rounding to storage.
+    of `in` terms; the bias comes last; then one rounding to storage.
     """
-    return store(linear_unrounded(x, weight), numerics.storage)
+    return store(linear_unrounded(x, weight, bias), numerics.storage)
 
 
-def linear_unrounded(x: Array, weight: Array) -> Array:
+def linear_unrounded(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """`linear` without the last rounding. x (T, in), weight (out, in) -> (T, out)."""
-    return vecdot(x[:, None, :], weight)  # (T, 1, in) with (out, in): (T, out)
+    product = vecdot(x[:, None, :], weight)  # (T, 1, in) with (out, in): (T, out)
+    return product if bias is None else product + bias

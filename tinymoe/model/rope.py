@@ -8,26 +8,76 @@ from __future__ import annotations
 
 import math
 
-from tinymoe.core import Array, Numerics, RopeCard
+from tinymoe.cards import LinearScaling, Llama3Scaling, LongRopeScaling, RopeCard, YarnScaling
+from tinymoe.core import Array, Numerics
 from tinymoe.model.precision import array_module, store
 
 
 def inverse_frequencies(card: RopeCard) -> list[float]:
-    """The d/2 angles per position, in radians: theta^(-2j/d), j < d/2, in float64."""
+    """The d/2 angles per position, in radians, in float64: theta^(-2j/d), j < d/2, then scaled."""
+    d, scaling = card.rotary_dim, card.scaling
+    plain = [card.theta ** (-2.0 * j / d) for j in range(d // 2)]
+    if scaling is None:
+        return plain
+    if isinstance(scaling, LinearScaling):
+        return [frequency / scaling.factor for frequency in plain]
+    if isinstance(scaling, LongRopeScaling):
+        return [f / factor for f, factor in zip(plain, scaling.factors, strict=True)]
+    kept = (
+        _kept_by_wavelength(plain, scaling)
+        if isinstance(scaling, Llama3Scaling)
+        else _kept_by_dimension(card, scaling)
+    )
+    return [f * (k + (1 - k) / scaling.factor) for f, k in zip(plain, kept, strict=True)]
+
+
+def _kept_by_wavelength(plain: list[float], scaling: Llama3Scaling) -> list[float]:
+    """How much of each frequency stays: 1 where its wave is short, 0 where it is long."""
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    turns = [scaling.original_positions * f / (2 * math.pi) for f in plain]  # in the old context
+    if low == high:  # Llama-4 Scout: nothing lies between
+        return [float(n >= low) for n in turns]
+    return [min(max((n - low) / (high - low), 0.0), 1.0) for n in turns]
+
+
+def _kept_by_dimension(card: RopeCard, scaling: YarnScaling) -> list[float]:
+    """YaRN's ramp over j: 1 up to the dimension of beta_fast turns, 0 from that of beta_slow."""
     d = card.rotary_dim
-    return [card.theta ** (-2.0 * j / d) for j in range(d // 2)]
+
+    def dimension(turns: float) -> float:
+        """The j whose wave turns so often over the original positions, a fraction."""
+        ratio = scaling.original_positions / (2 * math.pi * turns)
+        return d * math.log(ratio) / (2 * math.log(card.theta))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, d - 1)
+    if low == high:  # Kimi-K2: beta_fast is beta_slow
+        high += 0.001
+    return [1 - min(max((j - low) / (high - low), 0.0), 1.0) for j in range(d // 2)]
+
+
+def magnitude(card: RopeCard) -> float:
+    """What cosines and sines are multiplied by: the attention factor of YaRN and longrope."""
+    if isinstance(card.scaling, YarnScaling | LongRopeScaling):
+        return card.scaling.attention_factor
+    return 1.0
 
 
 def rope_tables(positions: Array, card: RopeCard, numerics: Numerics) -> tuple[Array, Array]:
     """Cosines and sines, each (T, 1, d/2), for positions (T,).
 
     Angles and their cosines in float64, then one rounding to `numerics.accumulate`: an angle of
-    1,000 radians in float32 is already wrong by 3e-5.
+    1,000 radians in float32 is already wrong by 3e-5. YaRN's attention factor is part of both.
     """
     xp = array_module(positions)
     frequencies = xp.asarray(inverse_frequencies(card), dtype=xp.float64)  # (d/2,)
     angles = positions[:, None, None].astype(xp.float64) * frequencies  # (T, 1, d/2)
-    return xp.cos(angles).astype(numerics.dtype), xp.sin(angles).astype(numerics.dtype)
+    cosine, sine = xp.cos(angles), xp.sin(angles)
+    if (size := magnitude(card)) != 1:
+        cosine, sine = cosine * size, sine * size
+    return cosine.astype(numerics.dtype), sine.astype(numerics.dtype)
 
 
 def rope(x: Array, tables: tuple[Array, Array], card: RopeCard, numerics: Numerics) -> Array:
@@ -57,10 +107,11 @@ def rope_naive(x: Array, position: int, card: RopeCard) -> list[float]:
     """The twin: one head x (D,) as complex numbers times e^(i * angle), in Python floats."""
     out = [float(value) for value in x]
     half = card.rotary_dim // 2
+    size = magnitude(card)
     for j, frequency in enumerate(inverse_frequencies(card)):
         first, second = (j, j + half) if card.pairing == "half" else (2 * j, 2 * j + 1)
         angle = position * frequency
-        turn = complex(math.cos(angle), math.sin(angle))
+        turn = size * complex(math.cos(angle), math.sin(angle))
         product = complex(out[first], out[second]) * turn
         out[first], out[second] = product.real, product.imag
     return out

@@ -8,23 +8,39 @@ A `RouterCard` says what each step does; families differ in their card, never in
 
 from __future__ import annotations
 
+import math
+
 from tinymoe.core import Array, Numerics, RouterCard, Routing
 from tinymoe.model.precision import array_module, linear_unrounded, store
 
 
 def route(
-    x: Array, weight: Array, bias: Array | None, card: RouterCard, numerics: Numerics
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    card: RouterCard,
+    numerics: Numerics,
+    *,
+    logit_bias: Array | None = None,
 ) -> Routing:
     """x (T, H), weight (E, H), bias (E,) or None -> `Routing` of T rows.
+
+    `bias` chooses and never weighs; `logit_bias` (E,) is part of the logits (gpt-oss).
 
     All steps in `numerics.accumulate`; the logits are first rounded to the type the numerics
     or the card keeps them in. A row of NaN logits gives experts 0..K-1, distinct, and NaN
     weights (vllm#39288: the same expert twice, then an illegal memory access).
     """
-    return route_logits(router_logits(x, weight, card, numerics), bias, card)
+    return route_logits(router_logits(x, weight, card, numerics, logit_bias), bias, card)
 
 
-def router_logits(x: Array, weight: Array, card: RouterCard, numerics: Numerics) -> Array:
+def router_logits(
+    x: Array,
+    weight: Array,
+    card: RouterCard,
+    numerics: Numerics,
+    logit_bias: Array | None = None,
+) -> Array:
     """x (T, H) times weight (E, H) transposed: (T, E), rounded as numerics and card say.
 
     sglang#29783: logits kept in BF16 where the model asks for float32 change the experts of
@@ -33,7 +49,7 @@ def router_logits(x: Array, weight: Array, card: RouterCard, numerics: Numerics)
     kept = numerics.router_logits
     if kept == "card":
         kept = numerics.storage if card.logits_dtype == "model" else "float32"
-    return store(linear_unrounded(x, weight), kept)
+    return store(linear_unrounded(x, weight, logit_bias), kept)
 
 
 def route_logits(logits: Array, bias: Array | None, card: RouterCard) -> Routing:
@@ -108,8 +124,33 @@ def gather(logits: Array, scores: Array, ids: Array, card: RouterCard) -> Array:
     """
     if card.weight_from == "score":
         return pick(scores, ids)
+    if card.weight_from == "sparsemixer":
+        return sparsemixer(logits, ids)
     chosen = pick(logits, ids)  # (T, K)
     return softmax(chosen) if card.weight_from == "softmax_of_chosen" else sigmoid(chosen)
+
+
+MIXER_EPSILON = 0.01  # Phi's router_jitter_noise, which at inference is a threshold
+
+
+def sparsemixer(logits: Array, ids: Array) -> Array:
+    """Weights (T, 2) of the two largest logits: each against its near rivals alone (Phi).
+
+    The first: a softmax over the logits l with (m - l) / max(|l|, m) <= 2 epsilon, m being its
+    own; the second in the same way with the first left out. They do not sum to 1.
+    """
+    xp = array_module(logits)
+    chosen = pick(logits, ids)  # (T, 2), by id
+    first = xp.argmax(chosen, axis=-1)[:, None]  # (T, 1) the lower id in a tie
+    weights, left = xp.empty_like(chosen), logits.copy()
+    for place in (first, 1 - first):
+        top = pick(chosen, place)  # (T, 1)
+        with xp.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is no large distance
+            far = (top - logits) / xp.maximum(xp.abs(logits), top) > 2 * MIXER_EPSILON
+        powers = xp.exp(xp.where(far, -xp.inf, left) - top)  # (T, E)
+        xp.put_along_axis(weights, place, 1 / powers.sum(axis=-1, keepdims=True), axis=-1)
+        xp.put_along_axis(left, pick(ids, place), -xp.inf, axis=-1)
+    return weights
 
 
 def renorm(weights: Array, card: RouterCard) -> Array:
@@ -164,6 +205,8 @@ def route_naive(logits: Array, bias: Array | None, card: RouterCard) -> list[tup
     values = [float(value) for value in score(logits[None], card)[0]]
     biased = [v + (0.0 if bias is None else float(bias[e])) for e, v in enumerate(values)]
     chosen = sorted(range(card.experts), key=lambda e: (-biased[e], e))[: card.top_k]
+    if card.weight_from == "sparsemixer":
+        return _mix_naive([float(value) for value in logits], chosen)
     source = values if card.weight_from == "score" else [float(value) for value in logits]
     weights = [source[e] for e in chosen]
     if card.weight_from != "score":
@@ -174,3 +217,18 @@ def route_naive(logits: Array, bias: Array | None, card: RouterCard) -> list[tup
         weights = [w / total for w in weights]
     scaled = [(e, w * card.scale) for e, w in zip(chosen, weights, strict=True)]
     return sorted(scaled, key=lambda pair: (-pair[1], pair[0]))
+
+
+def _mix_naive(logits: list[float], chosen: list[int]) -> list[tuple[int, float]]:
+    """The twin of `sparsemixer`; `chosen` is largest first."""
+    pairs, left = [], list(range(len(logits)))
+    for expert in chosen:
+        top = logits[expert]
+        near = [
+            logits[e]
+            for e in left
+            if not top - logits[e] > 2 * MIXER_EPSILON * max(abs(logits[e]), top)
+        ]
+        pairs.append((expert, 1 / sum(math.exp(value - top) for value in near)))
+        left.remove(expert)
+    return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))

@@ -5,50 +5,33 @@ A layer is `h = x + attention(norm(x))`, then `y = h + moe(norm(h))`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
-from tinymoe.core import Array, Batch, ModelConfig, Numerics, PagedKeysValues, Run, Tap
-from tinymoe.model.attention import slots_of, write_pages
+from tinymoe.core import (
+    Array,
+    AttentionCard,
+    Batch,
+    ModelConfig,
+    Numerics,
+    PagedKeysValues,
+    Tap,
+    TinymoeError,
+)
+from tinymoe.model.attention import write_pages
+from tinymoe.model.context import Lookups, Pass, look_back, norm, project, turn, turns_of
 from tinymoe.model.experts import ffn, unpermute
+from tinymoe.model.latent import latent_block
 from tinymoe.model.ops import DEFINITION, Ops
-from tinymoe.model.params import AttentionParams, DenseParams, MoeParams, Params
+from tinymoe.model.params import (
+    AttentionParams,
+    DenseParams,
+    LayerParams,
+    MoeParams,
+    Params,
+    SharedParams,
+)
 from tinymoe.model.precision import array_module, linear_unrounded, store
-from tinymoe.model.rope import rope_tables
-
-
-class Lookups(NamedTuple):
-    """Where a batch's tokens live in the cache, and who looks back at what: once per pass."""
-
-    slots: Array  # (T,) page number * P + place in the page
-    decode_rows: Array  # (R,) rows of runs of one token
-    decode_tables: list[Array]  # their block tables
-    decode_lengths: list[int]  # keys that each of them sees
-    prefills: list[Run]  # the longer runs
-
-    @classmethod
-    def of(cls, batch: Batch, page_size: int) -> Lookups:
-        """Work them out."""
-        xp = array_module(batch.ids)
-        slots = [slots_of(batch.positions[run.rows], run.pages, page_size) for run in batch.runs]
-        single = [run for run in batch.runs if run.stop - run.start == 1]
-        return cls(
-            slots=xp.concatenate(slots),
-            decode_rows=xp.array([run.rows.start for run in single], dtype=xp.int64),
-            decode_tables=[run.pages for run in single],
-            decode_lengths=[run.stop for run in single],
-            prefills=[run for run in batch.runs if run.stop - run.start > 1],
-        )
-
-
-class Pass(NamedTuple):
-    """What stays the same from the first layer of one forward pass to the last."""
-
-    config: ModelConfig
-    lookups: Lookups
-    turns: tuple[Array, Array]  # cosines and sines of the batch's positions, (T, 1, d/2) each
-    numerics: Numerics
-    ops: Ops
-    tap: Tap
+from tinymoe.model.router import sigmoid
 
 
 def no_tap(name: str, value: Array) -> None:
@@ -71,89 +54,128 @@ def forward(
     alone: not on the batch, its order, or how a prompt was cut.
     `tap` sees every activation, named as in the trace schema (`tinymoe-trace/1`).
     """
-    turns = rope_tables(batch.positions, config.rope, numerics)
-    this = Pass(config, Lookups.of(batch, cache.page_size), turns, numerics, ops, tap)
+    turns = turns_of(batch.positions, config, numerics)
+    lookups = Lookups.of(batch, cache.page_size)
+    this = Pass(config, lookups, batch.positions, turns, numerics, ops, tap)
     tap("tokens", batch.ids)
-    x = store(params.embed[batch.ids], numerics.storage)  # (T, H)
+    x = times(params.embed[batch.ids], config.multipliers.embedding, numerics)  # (T, H)
     tap("embed", x)
     for index, layer in enumerate(params.layers):
-        name = f"layers.{index}"
-        mixed = attention_block(x, layer.attention, cache.layer(index), this, f"{name}.attn")
-        x = store(x + mixed, numerics.storage)  # (T, H)
-        tap(f"{name}.mid", x)
-        fed = (
-            moe_block(x, layer.ffn, this, name)
-            if isinstance(layer.ffn, MoeParams)
-            else dense_block(x, layer.ffn, this, f"{name}.mlp")
-        )
-        x = store(x + fed, numerics.storage)  # (T, H)
-        tap(f"{name}.out", x)
-    x = norm(x, params.final_norm, this)
+        x = run_layer(x, layer, index, cache.layer(index), this)
+    x = norm(x, params.final_norm, this, bias=params.final_norm_bias)
     tap("final_norm", x)
-    logits = linear_unrounded(x[batch.logit_rows], params.head)  # (R, V)
+    logits = linear_unrounded(x[batch.logit_rows], params.head, params.head_bias)  # (R, V)
+    if config.multipliers.logits_divisor != 1:
+        logits = logits / config.multipliers.logits_divisor
     tap("logits", logits)
     return logits
 
 
-def norm(x: Array, weight: Array, this: Pass) -> Array:
-    """RMSNorm as this model's family does it."""
-    config = this.config
-    return this.ops.rmsnorm(
-        x,
-        weight,
-        config.rms_norm_eps,
-        this.numerics,
-        rounds_before_weight=config.norm_rounds_before_weight,
+def times(x: Array, factor: float, numerics: Numerics) -> Array:
+    """x times one of the family's constants, rounded to storage."""
+    return store(x if factor == 1 else x * factor, numerics.storage)
+
+
+def run_layer(
+    x: Array, layer: LayerParams, index: int, pages: tuple[Array, Array], this: Pass
+) -> Array:
+    """Attention, then experts (or the dense network), each added to what came in: (T, H)."""
+    numerics, factor, name = this.numerics, this.config.multipliers.residual, f"layers.{index}"
+    mixed = attention(x, layer, index, pages, this, f"{name}.attn")
+    x = store(x + times(mixed, factor, numerics), numerics.storage)  # (T, H)
+    this.tap(f"{name}.mid", x)
+    fed = (
+        moe_block(x, layer.ffn, this, name)
+        if isinstance(layer.ffn, MoeParams)
+        else dense_block(x, layer.ffn, this, f"{name}.mlp")
     )
+    x = store(x + times(fed, factor, numerics), numerics.storage)  # (T, H)
+    this.tap(f"{name}.out", x)
+    return x
+
+
+def attention(
+    x: Array,
+    layer: LayerParams,
+    index: int,
+    pages: tuple[Array, Array],
+    this: Pass,
+    name: str,
+) -> Array:
+    """The layer's kind of attention, x (T, H) -> (T, H)."""
+    params, card = layer.attention, this.config.attention[index]
+    if isinstance(params, AttentionParams):
+        return attention_block(x, params, pages, card, this, name)
+    if card.latent is None:
+        raise TinymoeError(f"{name}: weights of latent attention, but a card without it")
+    return latent_block(x, params, pages, card, card.latent, this, name)
 
 
 def attention_block(
-    x: Array, params: AttentionParams, pages: tuple[Array, Array], this: Pass, name: str
+    x: Array,
+    params: AttentionParams,
+    pages: tuple[Array, Array],
+    card: AttentionCard,
+    this: Pass,
+    name: str,
 ) -> Array:
     """Norm, project, turn, remember, look back, project: x (T, H) -> (T, H)."""
-    config, ops, numerics, tap = this.config, this.ops, this.numerics, this.tap
+    config, tap = this.config, this.tap
     tokens, turning = len(x), config.heads + config.kv_heads  # heads that rope turns
-    normed = norm(x, params.norm, this)  # (T, H)
+    normed = norm(x, params.norm, this, bias=params.norm_bias)  # (T, H)
     tap(f"{name}.norm", normed)
-    qkv = ops.linear(normed, params.qkv, numerics)  # (T, (Nq + 2 Nk)*D)
+    qkv = project(normed, params.qkv, params.qkv_bias, this)  # (T, (Nq + 2 Nk)*D)
     heads = qkv.reshape(tokens, -1, config.head_dim)  # (T, Nq + 2 Nk, D)
     qk, v = heads[:, :turning], heads[:, turning:]
-    if params.qk_norm is not None:  # each head by itself, before rope
-        qk = norm(qk, params.qk_norm, this)
-    qk = ops.rope(qk, this.turns, config.rope, numerics)  # (T, Nq + Nk, D)
-    q, k = qk[:, : config.heads], qk[:, config.heads :]
+    if not card.qk_norm_after_rope:
+        qk = norm_heads(qk, params.qk_norm, card, this)
+    if card.clip is not None:
+        qk, v = (array_module(x).clip(part, -card.clip, card.clip) for part in (qk, v))
+    qk = turn(qk, card, this)  # (T, Nq + Nk, D)
+    if card.qk_norm_after_rope:
+        qk = norm_heads(qk, params.qk_norm, card, this)
+    q, k = warm(qk[:, : config.heads], card, this), qk[:, config.heads :]
     for letter, value in (("q", q), ("k", k), ("v", v)):
         tap(f"{name}.{letter}", value)
     for held, new in zip(pages, (k, v), strict=True):
         write_pages(held, this.lookups.slots, new)
-    mix = look_back(q, pages, this).reshape(tokens, -1)  # (T, Nq*D)
+    mix = look_back(q, pages, card, params.sinks, this).reshape(tokens, -1)  # (T, Nq*D)
     tap(f"{name}.mix", mix)
-    out = ops.linear(mix, params.out, numerics)  # (T, H)
+    out = project(mix, params.out, params.out_bias, this)  # (T, H)
     tap(f"{name}.out", out)
     return out
 
 
-def look_back(q: Array, pages: tuple[Array, Array], this: Pass) -> Array:
-    """Attention of every run, q (T, Nq, D): single tokens as decodes, longer runs as prefills."""
-    ops, numerics, scale, at = this.ops, this.numerics, this.config.attention_scale, this.lookups
-    out = array_module(q).empty_like(q)  # (T, Nq, D)
-    if len(at.decode_rows):
-        out[at.decode_rows] = ops.attention_decode(
-            q[at.decode_rows], *pages, at.decode_tables, at.decode_lengths, scale, numerics
-        )
-    for run in at.prefills:
-        out[run.rows] = ops.attention_prefill(
-            q[run.rows], *pages, run.pages, run.start, scale, numerics
-        )
-    return out
+def warm(q: Array, card: AttentionCard, this: Pass) -> Array:
+    """Queries (T, Nq, D) of a layer with a temperature, longer the later their position."""
+    if card.temperature is None:
+        return q
+    xp, scale = array_module(q), card.temperature.scale
+    steps = xp.floor((this.positions + 1) / card.temperature.floor_scale)  # (T,)
+    factor = (xp.log1p(steps) * scale + 1).astype(q.dtype)
+    return store(q * factor[:, None, None], this.numerics.storage)
+
+
+def norm_heads(qk: Array, weight: Array | None, card: AttentionCard, this: Pass) -> Array:
+    """RMSNorm of queries and keys (T, Nq + Nk, D): each head by itself, or all of a kind as one."""
+    if weight is None:
+        return qk
+    if card.qk_norm != "all_heads":
+        return norm(qk, weight, this)
+    parts = []
+    for part in (slice(this.config.heads), slice(this.config.heads, None)):
+        flat = qk[:, part].reshape(len(qk), -1)  # (T, Nq*D), then (T, Nk*D)
+        parts.append(norm(flat, weight[part].reshape(-1), this).reshape(qk[:, part].shape))
+    return array_module(qk).concatenate(parts, axis=1)
 
 
 def moe_block(x: Array, params: MoeParams, this: Pass, name: str) -> Array:
-    """Norm, route, permute, experts, combine: x (T, H) -> (T, H)."""
+    """Norm, route, permute, experts, combine, and the shared expert: x (T, H) -> (T, H)."""
     card, ops, numerics, tap = this.config.router, this.ops, this.numerics, this.tap
-    normed = norm(x, params.norm, this)  # (T, H)
+    normed = norm(x, params.norm, this, bias=params.norm_bias)  # (T, H)
     tap(f"{name}.moe.norm", normed)
-    routing = ops.route(normed, params.router, params.selection_bias, card, numerics)
+    more = {} if params.router_bias is None else {"logit_bias": params.router_bias}
+    routing = ops.route(normed, params.router, params.selection_bias, card, numerics, **more)
     for field, value in zip(routing._fields, routing, strict=True):
         tap(f"{name}.router.{field}", value)
     order, offsets = ops.permute(routing.ids, card.experts)  # (T*K,), (E + 1,)
@@ -161,13 +183,43 @@ def moe_block(x: Array, params: MoeParams, this: Pass, name: str) -> Array:
     if card.weight_on == "input":
         rows = store(rows * weights.reshape(-1)[order, None], numerics.storage)
         weights = array_module(weights).ones_like(weights)
-    rows = ops.expert_ffn(rows, params.gate_up, params.down, offsets, numerics)  # (T*K, H)
+    rows = ops.expert_ffn(
+        rows, params.gate_up, params.down, offsets, numerics, **expert_extras(params, this)
+    )  # (T*K, H)
     expert_out = unpermute(rows, order, card.top_k)  # (T, K, H)
     tap(f"{name}.moe.expert_out", expert_out)
-    routed = ops.combine(expert_out, weights, numerics)  # (T, H)
-    tap(f"{name}.moe.routed", routed)
-    tap(f"{name}.moe.out", routed)  # routed and shared experts together; here there are none
-    return routed
+    out = ops.combine(expert_out, weights, numerics)  # (T, H)
+    tap(f"{name}.moe.routed", out)
+    if params.shared is not None:
+        shared = shared_expert(normed, params.shared, this)
+        tap(f"{name}.moe.shared", shared)
+        out = store(out + shared, numerics.storage)
+    tap(f"{name}.moe.out", out)
+    return out
+
+
+def expert_extras(params: MoeParams, this: Pass) -> dict[str, Any]:
+    """What only some families' experts have, by name; nothing for plain SwiGLU without biases."""
+    card = this.config.experts
+    extras: dict[str, Any] = {}
+    if card.activation != "swiglu":
+        extras["card"] = card
+    if card.biases:
+        extras |= {"gate_up_bias": params.gate_up_bias, "down_bias": params.down_bias}
+    return extras
+
+
+def shared_expert(normed: Array, params: SharedParams, this: Pass) -> Array:
+    """The expert that every token meets, times its own gate if it has one: (T, H).
+
+    It is added once, after the routed experts, and knows no routed scaling factor.
+    """
+    out = ffn(normed, params.gate_up, params.down, this.numerics)
+    if params.gate is None:
+        return out
+    storage = this.numerics.storage
+    gate = store(sigmoid(project(normed, params.gate, None, this)), storage)  # (T, 1)
+    return store(gate * out, storage)
 
 
 def dense_block(x: Array, params: DenseParams, this: Pass, name: str) -> Array:

@@ -3,14 +3,16 @@
 The names are a public, versioned schema, `tinymoe-trace/1`:
 
     tokens [T]   embed [T,H]
-    layers.{l}.attn.norm [T,H]   .attn.q [T,Nq,D]   .attn.k [T,Nk,D]   .attn.v [T,Nk,D]
-    layers.{l}.attn.mix [T,Nq*D]   .attn.out [T,H]   layers.{l}.mid [T,H]
+    layers.{l}.attn.norm [T,H]   .attn.q [T,Nq,D]   .attn.k [T,Nk,D]   .attn.v [T,Nk,Dv]
+    layers.{l}.attn.mix [T,Nq*Dv]   .attn.out [T,H]   layers.{l}.mid [T,H]
     layers.{l}.moe.norm [T,H]   .router.logits [T,E]   .router.scores [T,E]
     layers.{l}.router.ids [T,K]   .router.weights [T,K]   .router.margin [T]
-    layers.{l}.moe.expert_out [T,K,H] (on request)   .moe.routed [T,H]   .moe.out [T,H]
+    layers.{l}.moe.expert_out [T,K,H] (on request)   .moe.routed [T,H]   .moe.shared [T,H]
+    layers.{l}.moe.out [T,H]
     layers.{l}.out [T,H]   final_norm [T,H]   logits [T,V]
 
-q and k are after norm and rope. Dense layers have `mlp.norm` and `mlp.out`.
+q and k are after norm and rope. `moe.shared` is there where a model has a shared expert, its gate
+included. Dense layers have `mlp.norm` and `mlp.out`.
 """
 
 from __future__ import annotations
