@@ -6,9 +6,7 @@ that runs and talks rubbish (llama.cpp#23629, vllm#35656).
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.stored import ROOT, Tensors, config_of, load, stored, write
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import NUMERICS, TinymoeError
 from tinymoe.families import expected_tensors, load_params, read_config
@@ -23,40 +22,12 @@ from tinymoe.formats import bf16, e4m3, fp8
 
 pytestmark = pytest.mark.definition
 
-ROOT = Path(__file__).parents[1] / "vectors" / "parity"
 CASES = sorted(f.name for f in ROOT.iterdir() if f.is_dir() and f.name != "gpt_oss-mxfp4")
 MATRICES = ("_proj.weight", "_proj_with_mqa.weight", ".w1.weight", ".w2.weight", ".w3.weight")
 FP8 = {
     **{"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic"},
     "weight_block_size": [128, 128],
 }
-Tensors = dict[str, tuple[str, np.ndarray]]  # dtype of the header, bits
-
-
-def write(folder: Path, tensors: Tensors, config: dict[str, Any]) -> Checkpoint:
-    """A checkpoint in types that NumPy has not."""
-    header, end = {}, 0
-    for name, (dtype, bits) in tensors.items():
-        start, end = end, end + bits.nbytes
-        header[name] = {"dtype": dtype, "shape": bits.shape, "data_offsets": [start, end]}
-    head = json.dumps(header).encode()
-    data = [np.ascontiguousarray(bits).tobytes() for _, bits in tensors.values()]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.safetensors").write_bytes(
-        len(head).to_bytes(8, "little") + head + b"".join(data)
-    )
-    (folder / "config.json").write_text(json.dumps(config))
-    return Checkpoint.open(folder)
-
-
-def config_of(case: str) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((ROOT / case / "config.json").read_text("utf-8"))
-    return config
-
-
-def stored(case: str) -> Tensors:
-    checkpoint = Checkpoint.open(ROOT / case)
-    return {n: (checkpoint.entry(n).dtype, checkpoint.raw(n)) for n in checkpoint.names()}
 
 
 def quantised(tensors: Tensors) -> tuple[Tensors, Tensors]:
@@ -71,23 +42,6 @@ def quantised(tensors: Tensors) -> tuple[Tensors, Tensors]:
             low[name], low[f"{name}_scale_inv"] = ("F8_E4M3", q.codes), ("F32", q.scales)
             plain[name] = ("F32", fp8.decode(q))
     return low, plain
-
-
-def load(checkpoint: Checkpoint, preset: str = "fp32") -> list[np.ndarray]:
-    """All arrays of the model, in order of its fields."""
-    config = read_config(checkpoint.config)
-    return list(arrays(load_params(checkpoint, config, NUMERICS[preset])))
-
-
-def arrays(part: Any) -> Iterator[np.ndarray]:
-    if isinstance(part, np.ndarray):
-        yield part
-    elif isinstance(part, tuple):
-        for item in part:
-            yield from arrays(item)
-    elif is_dataclass(part):
-        for field in fields(part):
-            yield from arrays(getattr(part, field.name))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -28,7 +28,7 @@ from tinymoe.families import (
     qwen2_moe,
     qwen3_moe,
 )
-from tinymoe.families.quantised import Shape
+from tinymoe.families.layouts import Shape
 from tinymoe.families.tensors import Listing, Source, load_checked
 from tinymoe.model.params import Params
 

@@ -1,37 +1,27 @@
-"""Weights stored in few bits: what config.json says of them, which tensors hold one, its values.
+"""What config.json says of weights stored in few bits; `layouts.py` says which tensors those are.
 
-    "fp8"    X.weight            E4M3 (N, K)
-             X.weight_scale_inv  (ceil(N / rows), ceil(K / columns)), a multiplier in spite of it
-    "mxfp4"  X_blocks            E2M1 (E, N, K/32, 16), 32 values in 16 bytes
-             X_scales            E8M0 (E, N, K/32)
-
-A loader asks for `X.weight` or `X` as if it were stored whole and gets the values that the bytes
-stand for. What is stored decides how a tensor is read; the list of modules that were left as they
-are is checked against it. Activations are not quantised: that is arithmetic, and here are weights.
-
-Sources: deepseek-ai/DeepSeek-V3, README_WEIGHTS.md; openai/gpt-oss, `weights.py`.
+Only what is stored is read from it. That a checkpoint's authors also quantised activations, or the
+key/value cache, is arithmetic: here weights take their values and all else stays as it is.
 """
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
+from fnmatch import translate
+from functools import lru_cache
+from typing import Any, Literal
 
 from tinymoe.checkpoint import Checkpoint
-from tinymoe.core import Array, TinymoeError
+from tinymoe.core import TinymoeError
 from tinymoe.families.fields import Fields
-from tinymoe.formats import fp8, mxfp4
+from tinymoe.strict_json import read_object
 
-FLOATS = ("BF16", "F16", "F32", "F64")
 WHERE = "config.json, quantization_config"
+MODELOPT_FILE = "hf_quant_config.json"
 
-Shape = tuple[int, ...]
-Method = Literal["none", "fp8", "mxfp4"]
+Method = Literal["none", "fp8", "mxfp4", "nvfp4_ct", "nvfp4_modelopt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +30,41 @@ class Scheme:
 
     method: Method
     block: tuple[int, int] = (1, 1)  # rows and columns that share a scale (fp8)
-    kept: tuple[str, ...] = ()  # modules said to be stored as they were; may hold wildcards
+    # modules said to be stored as they were; may hold wildcards. compressed-tensors' expressions
+    # ("re:...") are not run: one may backtrack without end, and what is stored decides anyway
+    kept: tuple[str, ...] = ()
 
     def says_kept(self, name: str) -> bool:
         """Whether the list names the tensor's module, one around it, or its own last part."""
+        whole, patterns = _prepared(self.kept)
         module = name.removesuffix(".weight")
-        return any(
-            fnmatchcase(module, form)
-            for kept in self.kept
-            for form in (kept, f"{kept}.*", f"*.{kept}", f"*.{kept}.*")
-        )
+        if patterns.match(module):
+            return True
+        steps = module.split(".")
+        ends = range(1, len(steps) + 1)
+        return any(".".join(steps[i:j]) in whole for j in ends for i in range(j))
 
 
-class Part(NamedTuple):
-    """One stored tensor."""
+@lru_cache
+def _prepared(kept: tuple[str, ...]) -> tuple[frozenset[str], re.Pattern[str]]:
+    """Names in a set and wildcards as one pattern: models have 50,000 tensors and long lists."""
+    wild = [name for name in kept if set(name) & set("*?[") and not name.startswith("re:")]
+    forms = [translate(form) for name in wild for form in (name, f"{name}.*")]
+    return frozenset(kept), re.compile("|".join(forms) or "(?!)")
 
-    name: str
-    shape: Shape
-    dtypes: tuple[str, ...]  # any of these
 
-
-class Layout(NamedTuple):
-    """The tensors that hold one array of the model."""
-
-    parts: tuple[Part, ...]
-    # the values, of the shape that was asked for; None where the one part holds them as they are
-    read: Callable[[Checkpoint, np.dtype[Any]], Array] | None
+def scheme_of(checkpoint: Checkpoint) -> Scheme:
+    """From config.json, else from ModelOpt's own file, which older exports have alone."""
+    scheme, file = read_scheme(checkpoint.config), checkpoint.path / MODELOPT_FILE
+    if scheme.method != "none" or not file.is_file():
+        return scheme
+    inner = read_object(file).get("quantization")
+    if not isinstance(inner, dict):
+        raise TinymoeError(f"{file}: expected an object 'quantization', found {inner!r}")
+    fields = Fields(inner, f"{MODELOPT_FILE}, quantization")
+    scheme = _read_modelopt(fields, checkpoint.config)
+    fields.finish(frozenset())
+    return scheme
 
 
 def read_scheme(config: Mapping[str, Any]) -> Scheme:
@@ -112,6 +111,38 @@ def _read_mxfp4(fields: Fields, config: Mapping[str, Any]) -> Scheme:
     return Scheme("mxfp4", kept=_kept(fields, "modules_to_not_convert"))
 
 
+def _read_modelopt(fields: Fields, config: Mapping[str, Any]) -> Scheme:
+    """ModelOpt's NVFP4, in config.json or in its own file, which calls the list otherwise."""
+    fields.only("quant_algo", "NVFP4", "W4A16_NVFP4")  # the AWQ kinds scale activations besides
+    fields.only("group_size", None, 16)
+    kept = [_kept(fields, name) for name in ("ignore", "exclude_modules")]
+    # of the groups the weights' are what quant_algo says; a quantised cache is arithmetic
+    for name in ("config_groups", "producer", "kv_cache_quant_algo", "kv_cache_scheme", "targets"):
+        fields.take(name, None)
+    return Scheme("nvfp4_modelopt", (1, 16), kept[0] + kept[1])
+
+
+def _read_compressed_tensors(fields: Fields, config: Mapping[str, Any]) -> Scheme:
+    """NVFP4 alone: its other formats, several at once, sparsity and rotations are refused."""
+    fields.only("format", "nvfp4-pack-quantized")
+    groups = fields.take("config_groups")
+    if not isinstance(groups, dict) or not all(map(_is_nvfp4, groups.values())):
+        raise fields.error("config_groups", "groups of 4-bit float weights, 16 to a scale")
+    fields.only("sparsity_config", None, {})
+    fields.only("transform_config", None, {})
+    for name in ("quantization_status", "global_compression_ratio", "version", "kv_cache_scheme"):
+        fields.take(name, None)
+    return Scheme("nvfp4_ct", (1, 16), _kept(fields, "ignore"))
+
+
+def _is_nvfp4(group: Any) -> bool:
+    weights = group.get("weights") if isinstance(group, dict) else None
+    if not isinstance(weights, dict):
+        return False
+    wanted = {"num_bits": 4, "type": "float", "group_size": 16, "strategy": "tensor_group"}
+    return all(weights.get(name) == value for name, value in wanted.items())
+
+
 def _kept(fields: Fields, name: str) -> tuple[str, ...]:
     """A list of names."""
     names = fields.take(name, None)
@@ -125,55 +156,6 @@ def _kept(fields: Fields, name: str) -> tuple[str, ...]:
 METHODS: Mapping[str, Callable[[Fields, Mapping[str, Any]], Scheme]] = {
     "fp8": _read_fp8,
     "mxfp4": _read_mxfp4,
+    "compressed-tensors": _read_compressed_tensors,
+    "modelopt": _read_modelopt,
 }
-
-
-def layout_of(scheme: Scheme, checkpoint: Checkpoint, name: str, shape: Shape) -> Layout:
-    """Where the array that a loader calls `name` is stored, and how it is read."""
-    there = name in checkpoint
-    if scheme.method == "fp8" and there and checkpoint.entry(name).dtype == "F8_E4M3":
-        return _fp8_layout(name, shape, scheme.block)
-    if scheme.method == "mxfp4" and not there and len(shape) == 3 and not scheme.says_kept(name):
-        return _mxfp4_layout(name, shape)
-    return Layout((Part(name, shape, FLOATS),), None)
-
-
-def _fp8_layout(name: str, shape: Shape, block: tuple[int, int]) -> Layout:
-    """Codes times the scale of their block. The last block of a side may be a partial one.
-
-    So a side of a block is what the config says, not rows divided by rows of scales: for
-    DeepSeek-V3's 576 rows of `kv_a_proj_with_mqa` and 5 of scales that would be 115.
-    """
-    if len(shape) != 2 or not name.endswith(".weight"):
-        raise TinymoeError(
-            f"tensor {name!r} of shape {shape}: expected FP8 in matrices called *.weight alone; "
-            "stacks and vectors in FP8 are not read"
-        )
-    scales = f"{name}_scale_inv"
-    grid = (math.ceil(shape[0] / block[0]), math.ceil(shape[1] / block[1]))
-
-    def read(checkpoint: Checkpoint, dtype: np.dtype[Any]) -> Array:
-        # float32: one rounding, of the product; float64: none
-        return fp8.decode_blocks(checkpoint.raw(name), checkpoint.read(scales, dtype), block)
-
-    # a scale of 1 is no stand-in for one that is missing (vllm#35656): each part must be there
-    return Layout((Part(name, shape, ("F8_E4M3",)), Part(scales, grid, ("F32", "BF16"))), read)
-
-
-def _mxfp4_layout(name: str, shape: Shape) -> Layout:
-    """A stack that the loader knows as (E, K, N), stored as (E, N, K/32, 16): K in blocks."""
-    experts, inputs, outputs = shape
-    if inputs % mxfp4.BLOCK:
-        raise TinymoeError(
-            f"tensor {name!r}: config.json makes its input {inputs} long, which does not divide "
-            f"into MXFP4 blocks of {mxfp4.BLOCK}"
-        )
-    grid = (experts, outputs, inputs // mxfp4.BLOCK)
-    blocks, scales = f"{name}_blocks", f"{name}_scales"
-
-    def read(checkpoint: Checkpoint, dtype: np.dtype[Any]) -> Array:
-        values = mxfp4.decode_gpt_oss(checkpoint.raw(blocks), checkpoint.raw(scales))
-        return values.swapaxes(1, 2)  # (E, K, N); float32 holds each value exactly
-
-    stored = (Part(blocks, (*grid, mxfp4.BLOCK // 2), ("U8",)), Part(scales, grid, ("U8",)))
-    return Layout(stored, read)

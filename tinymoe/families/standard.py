@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from tinymoe.cards import AttentionCard, ModelConfig
 from tinymoe.core import Array
-from tinymoe.families.quantised import Shape
+from tinymoe.families.layouts import Shape
 from tinymoe.families.tensors import Source, read
 from tinymoe.model.params import (
     AttentionParams,

@@ -17,7 +17,8 @@ import numpy as np
 
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import Array, Numerics, TinymoeError
-from tinymoe.families.quantised import Part, Scheme, Shape, layout_of, read_scheme
+from tinymoe.families.layouts import Part, Shape, layout_of
+from tinymoe.families.quantised import Scheme, scheme_of
 from tinymoe.model.params import aligned_empty
 
 _LISTED = 8  # names in a message
@@ -104,16 +105,16 @@ class _Check(Listing):
                 self.raise_missing()
             return
         entry = self._checkpoint.entry(part.name)
-        if entry.shape != part.shape:
-            raise TinymoeError(
-                f"{entry.file}: tensor {part.name!r}: config.json makes its shape {part.shape}, "
-                f"found {entry.shape}. Is config.json another model's?"
-            )
         if entry.dtype not in part.dtypes:
             raise TinymoeError(
                 f"{entry.file}: tensor {part.name!r}: expected {', '.join(part.dtypes)}, found "
                 f"{entry.dtype}; config.json's quantization_config, of quant_method "
                 f"{self._scheme.method!r}, does not say how to read it"
+            )
+        if entry.shape != part.shape:
+            raise TinymoeError(
+                f"{entry.file}: tensor {part.name!r}: config.json makes its shape {part.shape}, "
+                f"found {entry.shape}. Is config.json another model's?"
             )
 
     def raise_missing(self) -> None:
@@ -167,7 +168,7 @@ def load_checked(
     beside the text model, and `rotary_emb.inv_freq`, a table that old exporters stored. Any other
     tensor that nothing uses is a warning.
     """
-    scheme = read_scheme(checkpoint.config)
+    scheme = scheme_of(checkpoint)
     check = _Check(checkpoint, scheme)
     build(check)
     check.raise_missing()
