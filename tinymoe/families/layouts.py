@@ -99,8 +99,11 @@ def _mxfp4_layout(name: str, shape: Shape) -> Layout:
     blocks, scales = f"{name}_blocks", f"{name}_scales"
 
     def read(checkpoint: Checkpoint, dtype: np.dtype[Any]) -> Array:
-        values = mxfp4.decode_gpt_oss(checkpoint.raw(blocks), checkpoint.raw(scales))
-        return values.swapaxes(1, 2)  # (E, K, N); float32 holds each value exactly
+        values = np.empty((experts, outputs, inputs), dtype)  # float32 holds each exactly
+        codes, powers = checkpoint.raw(blocks), checkpoint.raw(scales)
+        for expert in range(experts):  # one at a time: a layer is gigabytes
+            values[expert] = mxfp4.decode_gpt_oss(codes[expert], powers[expert])
+        return values.swapaxes(1, 2)  # (E, K, N)
 
     stored = (Part(blocks, (*grid, mxfp4.BLOCK // 2), ("U8",)), Part(scales, grid, ("U8",)))
     return Layout(stored, read)
