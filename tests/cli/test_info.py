@@ -61,3 +61,22 @@ def test_a_folder_without_tokenizer_is_described(run, model, tmp_path):
     facts = json.loads(run("info", "--model", str(tmp_path), "--json").out)
     assert facts["tokenizer"] is None
     assert "none (token ids only)" in run("info", "--model", str(tmp_path)).out
+
+
+def test_a_quantised_model_has_the_parameters_that_its_bytes_stand_for(run, model):
+    # two values in a byte, and scales are no parameters
+    whole, low = (str(Path(model).parent / name) for name in ("gpt_oss", "gpt_oss-mxfp4"))
+    facts = json.loads(run("info", "--model", low, "--json").out)
+    V, H, L, E, K, intermediate = 328, 96, 2, 4, 2, 32
+    experts = 3 * H * intermediate + 2 * intermediate + H  # and their biases
+    q, kv = 64, 2 * 32
+    attention = (q + kv) * (H + 1) + H * (q + 1) + 4  # biases and sinks
+    rest = 2 * V * H + H + L * (attention + 2 * H + E * (H + 1))
+    assert facts["parameters"] == {
+        "total": rest + L * E * experts,
+        "active": rest + L * K * experts,
+    }
+    assert facts["quantised"] == "mxfp4"
+    assert facts["formats"]["U8"]["parameters"] == L * E * 3 * H * intermediate
+    assert "mxfp4" in run("info", "--model", low).out
+    assert json.loads(run("info", "--model", whole, "--json").out)["quantised"] == "none"

@@ -37,6 +37,7 @@ def info(model: options.Model = None, as_json: options.Json = False) -> None:
 
 def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
     """All of it, as plain values."""
+    from tinymoe.families.quantised import scheme_of
     from tinymoe.measure.footprint import footprint
     from tinymoe.measure.shapes import kv_values
 
@@ -55,6 +56,7 @@ def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
         "attention": _kinds(cards),
         "router": router,
         "parameters": {"total": sizes.total, "active": sizes.active},
+        "quantised": scheme_of(checkpoint).method,
         "formats": {name: kind._asdict() for name, kind in sizes.formats.items()},
         "bytes": {
             "files": sum(file.path.stat().st_size for file in checkpoint.files),
@@ -108,6 +110,7 @@ def _page(facts: dict[str, Any]) -> str:
             ["parameters", f"{_count(parameters['total'])} in all"],
             ["", f"{_count(parameters['active'])} active for a token ({share:.0%}): "
                  "of the experts only those chosen"],
+            ["quantised", facts["quantised"]],
             ["files", _bytes(sizes["files"])],
             ["read per token", f"{_bytes(sizes['read_per_token'])} of weights as stored, for one "
                                "sequence alone"],

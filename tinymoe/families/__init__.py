@@ -28,7 +28,8 @@ from tinymoe.families import (
     qwen2_moe,
     qwen3_moe,
 )
-from tinymoe.families.tensors import Listing, Shape, Source, load_checked
+from tinymoe.families.layouts import Shape
+from tinymoe.families.tensors import Listing, Source, load_checked
 from tinymoe.model.params import Params
 
 FAMILIES: Mapping[str, ModuleType] = {  # by model_type

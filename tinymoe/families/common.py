@@ -16,6 +16,7 @@ from tinymoe.cards import (
 )
 from tinymoe.core import TinymoeError
 from tinymoe.families.fields import Fields
+from tinymoe.families.quantised import read_scheme
 
 MOST_LAYERS, MOST_EXPERTS = 1024, 4096  # several times any model's; caps what a config can ask
 Kinds = tuple[Literal["moe", "dense"], ...]
@@ -59,7 +60,8 @@ def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
 def refuse_unknown_arithmetic(fields: Fields) -> None:
     """Fields that any family may carry and whose other values ask for what is not here."""
     fields.only("hidden_act", "silu")
-    fields.only("quantization_config", None)
+    read_scheme(fields.config)
+    fields.take("quantization_config", None)
 
 
 def layer_count(fields: Fields) -> int:

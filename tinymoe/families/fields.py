@@ -34,17 +34,17 @@ class Fields:
 
     def __init__(self, config: Mapping[str, Any], where: str = "config.json") -> None:
         """`where` begins every error."""
-        self._config, self.where = config, where
+        self.config, self.where = config, where
         self._left = set(config)
 
     def __contains__(self, name: str) -> bool:
         """Whether the field is there with a value other than null."""
-        return self._config.get(name) is not None
+        return self.config.get(name) is not None
 
     def take(self, name: str, default: Any = _ABSENT) -> Any:
         """The field's value as it is; `default` where it is missing, an error without one."""
         self._left.discard(name)
-        value = self._config.get(name, default)
+        value = self.config.get(name, default)
         if value is _ABSENT:
             raise TinymoeError(f"{self.where}: the field {name!r} is missing")
         return value
@@ -79,13 +79,13 @@ class Fields:
     def error(self, name: str, expected: str) -> TinymoeError:
         """What to raise for a field with a wrong value."""
         return TinymoeError(
-            f"{self.where}: expected {name!r} to be {expected}, found {self._config.get(name)!r}"
+            f"{self.where}: expected {name!r} to be {expected}, found {self.config.get(name)!r}"
         )
 
     def unsupported(self, name: str) -> TinymoeError:
         """What to raise for a field that asks for arithmetic we do not have."""
         return TinymoeError(
-            f"{self.where}: {name!r} is {self._config.get(name)!r}, which this version of tinymoe "
+            f"{self.where}: {name!r} is {self.config.get(name)!r}, which this version of tinymoe "
             "does not support; it would change the results, so the model is not run without it"
         )
 
@@ -93,7 +93,7 @@ class Fields:
         """Refuse what is left over, unless it is known to change nothing."""
         unknown = sorted(self._left - harmless)
         if unknown:
-            listed = ", ".join(f"{name} = {self._config[name]!r}" for name in unknown[:8])
+            listed = ", ".join(f"{name} = {self.config[name]!r}" for name in unknown[:8])
             raise TinymoeError(
                 f"{self.where}: unknown fields that may change the arithmetic: {listed}. tinymoe "
                 "does not guess: remove a field only if you know that it changes nothing"

@@ -1,6 +1,7 @@
 """gpt-oss: attention sinks, every other layer sliding, biases everywhere, clamped SwiGLU.
 
-openai/gpt-oss-20b and 120b, with experts in bf16. Checked against transformers' `gpt_oss`.
+openai/gpt-oss-20b and 120b, with experts in MXFP4, as released, or in BF16. Checked against
+transformers' `gpt_oss`.
 """
 
 from __future__ import annotations

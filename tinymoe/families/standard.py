@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from tinymoe.cards import AttentionCard, ModelConfig
 from tinymoe.core import Array
-from tinymoe.families.tensors import Shape, Source, read
+from tinymoe.families.layouts import Shape
+from tinymoe.families.tensors import Source, read
 from tinymoe.model.params import (
     AttentionParams,
     DenseParams,

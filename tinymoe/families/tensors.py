@@ -17,12 +17,12 @@ import numpy as np
 
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import Array, Numerics, TinymoeError
+from tinymoe.families.layouts import Part, Shape, layout_of
+from tinymoe.families.quantised import Scheme, scheme_of
 from tinymoe.model.params import aligned_empty
 
-_FLOATS = ("BF16", "F16", "F32", "F64")
 _LISTED = 8  # names in a message
 
-Shape = tuple[int, ...]
 Change = Callable[[Array], Array]
 Built = TypeVar("Built")
 
@@ -79,31 +79,42 @@ class Listing:
 class _Check(Listing):
     """The source that looks: raises for what is wrong, collects what is missing."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, scheme: Scheme) -> None:
         super().__init__()
-        self._checkpoint, self._missing = checkpoint, list[str]()
+        self._checkpoint, self._scheme = checkpoint, scheme
+        self._missing = list[str]()
+        self.used = set[str]()  # names of stored tensors
+        self.unlike_the_list = list[str]()  # quantised, though config.json says they are not
 
     def fill(
         self, name: str, out: Array, stored: Shape | None = None, change: Change | None = None
     ) -> None:
-        """The tensor is there, in its shape and a float type."""
+        """The tensor is there, or the tensors that stand for it are, in shape and type."""
         super().fill(name, out, stored, change)
-        shape = self.seen[-1][1]
-        if name not in self._checkpoint:
-            self._missing.append(name)
+        layout = layout_of(self._scheme, self._checkpoint, *self.seen[-1])
+        for part in layout.parts:
+            self._look_at(part)
+        if layout.read is not None and self._scheme.says_kept(name):
+            self.unlike_the_list.append(name)
+
+    def _look_at(self, part: Part) -> None:
+        self.used.add(part.name)
+        if part.name not in self._checkpoint:
+            self._missing.append(part.name)
             if len(self._missing) == _LISTED:  # a config may ask for millions
                 self.raise_missing()
             return
-        entry = self._checkpoint.entry(name)
-        if entry.shape != shape:
+        entry = self._checkpoint.entry(part.name)
+        if entry.dtype not in part.dtypes:
             raise TinymoeError(
-                f"{entry.file}: tensor {name!r}: config.json makes its shape {shape}, found "
-                f"{entry.shape}. Is config.json another model's?"
+                f"{entry.file}: tensor {part.name!r}: expected {', '.join(part.dtypes)}, found "
+                f"{entry.dtype}; config.json's quantization_config, of quant_method "
+                f"{self._scheme.method!r}, does not say how to read it"
             )
-        if entry.dtype not in _FLOATS:
+        if entry.shape != part.shape:
             raise TinymoeError(
-                f"{entry.file}: tensor {name!r}: expected {', '.join(_FLOATS)}, found "
-                f"{entry.dtype}; this version of tinymoe does not read quantised checkpoints"
+                f"{entry.file}: tensor {part.name!r}: config.json makes its shape {part.shape}, "
+                f"found {entry.shape}. Is config.json another model's?"
             )
 
     def raise_missing(self) -> None:
@@ -119,8 +130,8 @@ class _Check(Listing):
 class _Reader:
     """The source that reads, each value exactly as stored."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: np.dtype[Any]) -> None:
-        self._checkpoint, self._dtype = checkpoint, dtype
+    def __init__(self, checkpoint: Checkpoint, scheme: Scheme, dtype: np.dtype[Any]) -> None:
+        self._checkpoint, self._scheme, self._dtype = checkpoint, scheme, dtype
 
     def new(self, *shape: int) -> Array:
         """Memory for an array."""
@@ -134,10 +145,17 @@ class _Reader:
         self, name: str, out: Array, stored: Shape | None = None, change: Change | None = None
     ) -> None:
         """Straight into the array; through one of the tensor's shape where they differ."""
-        if stored is None:
+        shape = out.shape if stored is None else stored
+        layout = layout_of(self._scheme, self._checkpoint, name, shape)
+        if layout.read is None and stored is None:
             self._checkpoint.read_into(name, out)
             return
-        values = self._checkpoint.read(name, self._dtype)
+        read = layout.read
+        values = (
+            self._checkpoint.read(name, self._dtype)
+            if read is None
+            else read(self._checkpoint, self._dtype)
+        )
         out[...] = values if change is None else change(values)
 
 
@@ -150,19 +168,25 @@ def load_checked(
     beside the text model, and `rotary_emb.inv_freq`, a table that old exporters stored. Any other
     tensor that nothing uses is a warning.
     """
-    check = _Check(checkpoint)
+    scheme = scheme_of(checkpoint)
+    check = _Check(checkpoint, scheme)
     build(check)
     check.raise_missing()
-    used = {name for name, _ in check.seen}
-    unused = [n for n in checkpoint.names() if n not in used and not _ignored(n, num_layers)]
-    if unused:
-        more = f" and {len(unused) - _LISTED} more" if len(unused) > _LISTED else ""
+    unused = [n for n in checkpoint.names() if n not in check.used and not _ignored(n, num_layers)]
+    _warn(checkpoint, "tensors that this model does not use", unused)
+    # vllm#45132: an lm_head listed as left alone was stored quantised. The bytes leave no doubt
+    says = "tensors that config.json lists as not quantised are, and are read as stored"
+    _warn(checkpoint, says, check.unlike_the_list)
+    return build(_Reader(checkpoint, scheme, numerics.dtype))
+
+
+def _warn(checkpoint: Checkpoint, says: str, names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
         warnings.warn(
-            f"{checkpoint.path}: tensors that this model does not use: "
-            f"{', '.join(unused[:_LISTED])}{more}",
-            stacklevel=3,  # the caller of `families.load_params`
+            f"{checkpoint.path}: {says}: {', '.join(names[:_LISTED])}{more}",
+            stacklevel=4,  # the caller of `families.load_params`
         )
-    return build(_Reader(checkpoint, numerics.dtype))
 
 
 def _ignored(name: str, num_layers: int) -> bool:

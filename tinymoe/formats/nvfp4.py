@@ -161,10 +161,16 @@ def encode_static(
     return _assembled(codes, scales, "modelopt", g)
 
 
-def decode(q: QuantTensor, *, association: Association | None = None) -> Array:
+def decode(
+    q: QuantTensor,
+    *,
+    association: Association | None = None,
+    dtype: np.dtype[Any] | type = np.float32,
+) -> Array:
     """The values (..., N, K) float32: exact products but for the scales' own.
 
     association: None is that of the tensor's convention. They differ in the last bit only.
+    dtype: np.float64 computes in it, where products are exact: 2 + 4 + 24 bits.
     """
     row = conventions.row(NVFP4, q.convention)
     how = _association(q, association or row.association)
@@ -174,9 +180,9 @@ def decode(q: QuantTensor, *, association: Association | None = None) -> Array:
             f"scales: expected one byte for {BLOCK} values, (..., K/16), got scales "
             f"{q.scales.shape} for values {codes.shape}; tiled scales go back by unswizzle_128x4"
         )
-    v = e2m1.decode(codes, code_8=row.code_8).reshape(*codes.shape[:-1], -1, BLOCK)
-    s = e4m3.decode(as_bytes("scales", q.scales))[..., None]  # (..., N, K/16, 1)
-    g = np.float32(1 if q.tensor_scale is None else q.tensor_scale)
+    v = e2m1.decode(codes, code_8=row.code_8).reshape(*codes.shape[:-1], -1, BLOCK).astype(dtype)
+    s = e4m3.decode(as_bytes("scales", q.scales))[..., None].astype(dtype)  # (..., N, K/16, 1)
+    g = np.dtype(dtype).type(1 if q.tensor_scale is None else q.tensor_scale)
     with np.errstate(all="ignore"):
         return _product(v, s, g, how).reshape(codes.shape)
 

@@ -13,13 +13,19 @@ from tinymoe.safetensors_file import Entry
 
 # in the names of routed experts' tensors; the latter two hold all of a layer's (Granite)
 EXPERTS = (".experts.", ".block_sparse_moe.input_linear.", ".block_sparse_moe.output_linear.")
+# ends of names: what holds two values in a byte, and what is no parameter but a scale of some
+PACKED = ("_blocks", ".weight_packed", ".weight")
+SCALES = (
+    *("_scales", ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_global_scale"),
+    *(".input_scale", ".input_global_scale", ".k_scale", ".v_scale"),
+)
 
 
 class Format(NamedTuple):
     """The tensors of one stored type."""
 
     tensors: int
-    parameters: int  # elements
+    parameters: int  # values that the bytes stand for; scales of others count as none
     nbytes: int
 
 
@@ -55,5 +61,12 @@ def footprint(checkpoint: Checkpoint, config: ModelConfig) -> Footprint:
 
 
 def _sum(entries: list[Entry]) -> Format:
-    parameters = sum(math.prod(entry.shape) for entry in entries)
+    parameters = sum(map(_values, entries))
     return Format(len(entries), parameters, sum(entry.nbytes for entry in entries))
+
+
+def _values(entry: Entry) -> int:
+    if entry.name.endswith(SCALES):
+        return 0
+    packed = entry.dtype == "U8" and entry.name.endswith(PACKED)
+    return math.prod(entry.shape) * (2 if packed else 1)
