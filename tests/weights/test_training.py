@@ -105,12 +105,16 @@ def steps(out: Path) -> list[dict[str, float]]:
     return [entry for entry in log(out) if "loss" in entry]
 
 
-def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
+def wait_for_step(
+    process: subprocess.Popen[str], out: Path, step: int, written_after_ns: int = 0
+) -> None:
+    """Until the log has so many steps; lines that an earlier process left behind do not count."""
     limit = time.monotonic() + 300
     while time.monotonic() < limit:
         if process.poll() is not None:
             pytest.fail(f"ended before step {step}: {finish(process)}")
-        if (out / "checkpoint.pt").exists() and len(steps(out)) >= step:
+        there = (out / "checkpoint.pt").exists() and len(steps(out)) >= step
+        if there and (out / "log.jsonl").stat().st_mtime_ns > written_after_ns:
             return
         time.sleep(0.02)
     pytest.fail(f"step {step} never came")
@@ -145,8 +149,9 @@ def test_a_killed_run_goes_on_to_the_same_end(data: Path, whole: Path, tmp_path:
     assert "--resume" in finish(refused)
     assert refused.returncode not in (0, 3)
 
+    left = (tmp_path / "log.jsonl").stat().st_mtime_ns
     resumed = start(data, tmp_path, "--resume")
-    wait_for_step(resumed, tmp_path, saved["updates"] + 3)
+    wait_for_step(resumed, tmp_path, saved["updates"] + 3, left)
     resumed.send_signal(signal.SIGTERM)
     output = finish(resumed)
     assert resumed.returncode == 3, output
