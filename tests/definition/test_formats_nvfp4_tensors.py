@@ -13,36 +13,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tinymoe.core import QuantTensor, TinymoeError
-from tinymoe.formats import activations, bf16, e2m1, e4m3, nvfp4, scale_layout
-from tinymoe.formats.conventions import NVFP4
+from tests.nvfp4_inputs import KERNELS, ROWWISE, encode, random, row
+from tinymoe.core import TinymoeError
+from tinymoe.formats import activations, e2m1, e4m3, nvfp4, scale_layout
 from tinymoe.formats.exact import fp32
 
 pytestmark = pytest.mark.definition
-
-ROWWISE = [name for name in NVFP4 if name != "te_2d"]
-KERNELS = [name for name, row in NVFP4.items() if row.association == "reciprocal"]
-
-
-def row(*values: tuple[int, float], K: int = 32) -> np.ndarray:
-    """One row of K zeros with some values set."""
-    x = np.zeros((1, K), np.float32)
-    for index, value in values:
-        x[0, index] = value
-    return x
-
-
-def encode(x: np.ndarray, convention: str, source: str = "bfloat16") -> QuantTensor:
-    return nvfp4.encode(x, convention=convention, source=source, zero_tensor="as_library")
-
-
-def codes(q: QuantTensor) -> list[list[int]]:
-    return e2m1.unpack(q.codes).tolist()
-
-
-def random(shape: tuple[int, int], seed: int, source: str) -> np.ndarray:
-    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32) * np.float32(0.02)
-    return bf16.round_to_bf16(x) if source == "bfloat16" else x
 
 
 def test_decoders_differ_in_the_association_alone() -> None:

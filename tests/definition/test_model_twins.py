@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.tiny import tiny_card
 from tinymoe.cache import PagedCache
 from tinymoe.cards import NO_MULTIPLIERS, PLAIN_SWIGLU, full_attention
 from tinymoe.core import (
@@ -140,25 +141,7 @@ def test_prefill_is_decode_bit_for_bit(preset: str, sight: str) -> None:
 
 # ------------------------------------------------------------------------------- router, experts
 
-CARD = RouterCard(
-    experts=8,
-    top_k=3,
-    score="softmax",
-    selection_bias=False,
-    groups=1,
-    groups_kept=1,
-    group_score="none",
-    dropped_group="none",
-    weight_from="score",
-    renormalise=True,
-    renorm_epsilon=0.0,
-    renorm_floor=0.0,
-    scale=1.0,
-    weight_on="output",
-    logits_dtype="model",
-    bias_dtype="model",
-    tie_rule="lowest_index",
-)
+CARD = tiny_card(experts=8, top_k=3, bias_dtype="model")
 CARDS = {
     "qwen": CARD,
     "olmoe": replace(CARD, renormalise=False),

@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tinymoe.core import NUMERICS, RopeCard, RouterCard, Sampling
+from tests.tiny import tiny_card
+from tinymoe.core import NUMERICS, RopeCard, Sampling
 from tinymoe.kernels.contracts import CONTRACTS, contract
 from tinymoe.model.ops import DEFINITION
 from tinymoe.model.rope import rope_tables
@@ -20,25 +21,7 @@ from tinymoe.random_draw import draw
 pytestmark = pytest.mark.properties
 FP32 = NUMERICS["fp32"]
 
-CARD = RouterCard(
-    experts=8,
-    top_k=3,
-    score="softmax",
-    selection_bias=True,
-    groups=1,
-    groups_kept=1,
-    group_score="none",
-    dropped_group="none",
-    weight_from="score",
-    renormalise=True,
-    renorm_epsilon=0.0,
-    renorm_floor=0.0,
-    scale=2.5,
-    weight_on="output",
-    logits_dtype="model",
-    bias_dtype="float32",
-    tie_rule="lowest_index",
-)
+CARD = tiny_card(experts=8, top_k=3, selection_bias=True, scale=2.5)
 
 
 def normal(*shape, seed=0):

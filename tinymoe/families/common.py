@@ -84,22 +84,10 @@ def dense_first(fields: Fields) -> Kinds:
     return tuple("dense" if index < dense else "moe" for index in range(number))
 
 
-def plain_router(fields: Fields, *names: str, k: str = "num_experts_per_tok") -> RouterCard:
-    """Softmax over all experts, then the K largest; families change the rest with `replace`.
-
-    `names`: the fields that may hold the number of experts; where several do, they must agree.
-    """
-    given = [name for name in names if name in fields]
-    if not given:
-        raise TinymoeError(f"{fields.where}: expected {' (or '.join(map(repr, names))})")
-    counts = [fields.count(name, most=MOST_EXPERTS) for name in given]
-    if min(counts) != max(counts):
-        raise fields.error(given[-1], f"{given[0]}, {counts[0]}")
-    top_k = fields.count(k)
-    if top_k > counts[0]:
-        raise fields.error(k, f"at most the number of experts, {counts[0]}")
+def softmax_router(experts: int, top_k: int) -> RouterCard:
+    """Softmax over all experts, then the K largest, weighed by their scores as they are."""
     return RouterCard(
-        experts=counts[0],
+        experts=experts,
         top_k=top_k,
         score="softmax",
         selection_bias=False,
@@ -117,6 +105,23 @@ def plain_router(fields: Fields, *names: str, k: str = "num_experts_per_tok") ->
         bias_dtype="model",
         tie_rule="lowest_index",
     )
+
+
+def plain_router(fields: Fields, *names: str, k: str = "num_experts_per_tok") -> RouterCard:
+    """Softmax over all experts, then the K largest; families change the rest with `replace`.
+
+    `names`: the fields that may hold the number of experts; where several do, they must agree.
+    """
+    given = [name for name in names if name in fields]
+    if not given:
+        raise TinymoeError(f"{fields.where}: expected {' (or '.join(map(repr, names))})")
+    counts = [fields.count(name, most=MOST_EXPERTS) for name in given]
+    if min(counts) != max(counts):
+        raise fields.error(given[-1], f"{given[0]}, {counts[0]}")
+    top_k = fields.count(k)
+    if top_k > counts[0]:
+        raise fields.error(k, f"at most the number of experts, {counts[0]}")
+    return softmax_router(counts[0], top_k)
 
 
 def read_groups(fields: Fields, experts: int, top_k: int) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Literal
 
 from tinymoe.cards import NO_MULTIPLIERS, PLAIN_SWIGLU, full_attention
-from tinymoe.core import ModelConfig, RopeCard, RouterCard, TinymoeError
+from tinymoe.core import ModelConfig, RopeCard, TinymoeError
+from tinymoe.families.common import softmax_router
 
 
 def shape(
@@ -47,33 +48,10 @@ def shape(
         dense_intermediate=0,
         moe_intermediate=moe_intermediate,
         experts=PLAIN_SWIGLU,
-        router=_router(experts, top_k),
+        router=replace(softmax_router(experts, top_k), renormalise=True),  # as Qwen3-MoE
         multipliers=NO_MULTIPLIERS,
         tied_head=tied,
         max_positions=positions,
-    )
-
-
-def _router(experts: int, top_k: int) -> RouterCard:
-    """Qwen3-MoE's: softmax over all, the K largest, divided by their sum."""
-    return RouterCard(
-        experts=experts,
-        top_k=top_k,
-        score="softmax",
-        selection_bias=False,
-        groups=1,
-        groups_kept=1,
-        group_score="none",
-        dropped_group="none",
-        weight_from="score",
-        renormalise=True,
-        renorm_epsilon=0.0,
-        renorm_floor=0.0,
-        scale=1.0,
-        weight_on="output",
-        logits_dtype="model",
-        bias_dtype="model",
-        tie_rule="lowest_index",
     )
 
 
