@@ -1,0 +1,391 @@
+"""Other engines' dumps: read without their software, and under a trace's names."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import numpy.ma as ma
+import pytest
+from safetensors.numpy import save_file
+
+from tinymoe.core import TinymoeError
+from tinymoe.oracle.dumps import kind_of, presets, read_dump, read_raw
+from tinymoe.oracle.dumps.llama_cpp import read_eval_callback
+from tinymoe.oracle.dumps.mapping import Rule, apply_mapping, read_mapping
+from tinymoe.oracle.dumps.torch_file import read_torch_file
+from tinymoe.oracle.dumps.vllm import parse_answer, read_answer, routing_taps
+
+SAMPLES = Path(__file__).parents[1] / "vectors" / "dumps"
+
+
+def counted(*shape: int, first: int = 0) -> np.ndarray:
+    """As `make_dumps.py` counts."""
+    return ((np.arange(np.prod(shape)) + first) / 8).reshape(shape)
+
+
+# ------------------------------------------------------------------------------- torch files
+
+
+def test_every_kind_of_tensor_of_a_torch_file():
+    read = read_torch_file(SAMPLES / "many_kinds.pt")
+    whole = counted(4, 6)
+    expected = {
+        "transposed": whole.T,
+        "slice": whole[1:3, 2:5],  # an offset and strides that do not fill the storage
+        "expanded": np.broadcast_to(counted(1, 3), (2, 3)),  # a stride of 0
+        "empty": np.empty((0, 3)),
+        "scalar": np.array(0.5),
+        "half": counted(2, 2),
+        "double": counted(2, 2),
+        "bool": np.array([True, False]),
+        "u16": np.arange(3),
+        "fp8": np.array([0x38, 0xC0]),  # the codes of 1 and -2
+        "parameter": counted(2, 2),
+    }
+    for name, value in expected.items():
+        assert read[name].shape == value.shape, name
+        assert np.array_equal(read[name], value), name
+    assert read["half"].dtype == np.float16
+    assert read["double"].dtype == np.float64
+    assert read["u16"].dtype == np.uint16
+    assert [len(read["nested"]["list"]), read["nested"]["list"][3]] == [5, "text"]
+
+
+def test_nested_tensors_get_names_and_texts_are_left_out():
+    raw = read_raw(SAMPLES / "many_kinds.pt")
+    assert {n for n in raw if n.startswith("list")} == {"list[0]", "list[4][0]", "list[4][1]"}
+    assert np.array_equal(raw["list[4][1]"], counted(1, first=1))
+
+
+def test_a_module_in_a_file_is_refused_by_name():
+    with pytest.raises(TinymoeError, match="asks for torch.nn.modules.linear.Linear"):
+        read_torch_file(SAMPLES / "a_module.pt")
+
+
+def test_a_file_that_would_run_code_does_not(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (Path.write_text, (tmp_path / "ran", "code"))
+
+    with zipfile.ZipFile(tmp_path / "attack.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"x": Attack()}))
+    with pytest.raises(TinymoeError, match="asks for pathlib"):
+        read_torch_file(tmp_path / "attack.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def _tensor_pickle(size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> bytes:
+    """By hand: torch._utils._rebuild_tensor_v2(storage of 4 floats, offset, size, stride)."""
+    parts = [b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(("]
+    parts += [b"X\x07\x00\x00\x00storage", b"ctorch\nFloatStorage\n", b"X\x01\x00\x00\x000"]
+    parts += [b"X\x03\x00\x00\x00cpu", b"K\x04", b"tQ"]
+
+    def number(n: int) -> bytes:
+        return b"J" + n.to_bytes(4, "little", signed=True)
+
+    parts += [number(offset)]
+    for axis in (size, stride):
+        parts += [b"(", *map(number, axis), b"t"]
+    return b"".join([*parts, b"\x89}tR."])
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "offset"),
+    [((5,), (1,), 0), ((4,), (1,), 1), ((2, 2), (3, 1), 0), ((2,), (-1,), 1), ((1,), (1,), -1)],
+)
+def test_a_tensor_that_reaches_out_of_its_storage_is_refused(tmp_path, size, stride, offset):
+    """Strides are the file's word: taken on trust they read the process's memory."""
+    path = tmp_path / "bad.pt"
+
+    def write(data: bytes) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a/data.pkl", data)
+            archive.writestr("a/data/0", np.arange(4, dtype=np.float32).tobytes())
+
+    write(_tensor_pickle((2, 2), (2, 1), 0))
+    assert np.array_equal(read_torch_file(path), [[0, 1], [2, 3]])
+    write(_tensor_pickle(size, stride, offset))
+    with pytest.raises(TinymoeError, match="reaches out"):
+        read_torch_file(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off"])
+def test_what_is_no_torch_file(tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(TinymoeError, match="expected a file of torch.save"):
+        read_torch_file(tmp_path / "x.pt")
+
+
+# ------------------------------------------------------------------------------- SGLang
+
+
+def test_sglang_dumper_picks_one_rank_and_one_pass():
+    first = read_raw(SAMPLES / "sglang_dumper")
+    assert set(first) == {"ids", "moe_out[layer_id=0]", "moe_out[layer_id=1]"}
+    assert np.array_equal(first["moe_out[layer_id=1]"], counted(3, 4, first=10))
+    assert first["moe_out[layer_id=1]"].dtype == np.float32
+    other = read_raw(SAMPLES / "sglang_dumper", rank=1, step=1)
+    assert np.array_equal(other["moe_out[layer_id=0]"], counted(3, 4, first=101))
+    with pytest.raises(TinymoeError, match=r"ranks \[0, 1\] and passes \[0, 1\]"):
+        read_raw(SAMPLES / "sglang_dumper", rank=2)
+
+
+def test_a_name_that_comes_again_in_a_pass_is_numbered(tmp_path):
+    """A dump without layer_id: the layers follow one another."""
+    source = SAMPLES / "sglang_dumper"
+    for layer in (0, 1):
+        kept = f"step=0___rank=0___dump_index={layer + 1}___name=moe_out___layer_id={layer}.pt"
+        name = f"step=0___rank=0___dump_index={layer + 9}___name=moe_out.pt"  # 9, 10: as numbers
+        (tmp_path / name).write_bytes((source / kept).read_bytes())
+    raw = read_raw(tmp_path)
+    assert list(raw) == ["moe_out", "moe_out#1"]
+    assert np.array_equal(raw["moe_out#1"], counted(3, 4, first=10))
+
+
+def test_sglang_hooks_come_under_tap_names():
+    taps = read_dump(SAMPLES / "sglang_hooks")
+    assert set(taps) == {"tokens", "embed", *(f"layers.0.{n}" for n in (
+        "attn.norm", "attn.mix", "moe.norm", "mid", "router.logits"))}  # fmt: skip
+    assert taps.unknown == ("model.rotary_emb",)
+    assert np.array_equal(taps["layers.0.mid"], counted(3, 4, first=50))
+    assert np.array_equal(taps["tokens"], [7, 8, 9])
+
+
+# ------------------------------------------------------------------------------- llama.cpp
+
+
+def eval_callback(name: str, values: np.ndarray, op: str = "MUL_MAT", dtype: str = "f32") -> str:
+    """Print an array as `common/debug.cpp` does: the corners, four decimals, the sum."""
+    shape = (1,) * (4 - values.ndim) + values.shape
+    sizes = ", ".join(map(str, shape[::-1]))
+    lines = [
+        f"common_debug_cb_eval: {name:>24} = ({dtype}) {op:>10}(a{{1}}, b{{2}}}}) = {{{sizes}}}"
+    ]
+
+    def ends(n: int) -> list[int | None]:
+        return [*range(n)] if n <= 6 else [0, 1, 2, None, n - 3, n - 2, n - 1]
+
+    for cube in values.reshape(shape):
+        lines.append("    [")
+        for z in ends(shape[1]):
+            if z is None:
+                lines.append("        ..., ")
+                continue
+            lines.append("        [")
+            for y in ends(shape[2]):
+                if y is None:
+                    lines.append("            ..., ")
+                    continue
+                row = cube[z, y]
+                texts = ["   ..." if x is None else f"{row[x]:12.4f}" for x in ends(shape[3])]
+                lines.append("            [" + ", ".join(texts) + "  ],")
+            lines.append("        ],")
+        lines += ["    ]", f"    sum = {values.sum():f}"]
+    return "\n".join(lines) + "\n"
+
+
+def test_llama_cpp_prints_corners_and_the_rest_is_masked(tmp_path):
+    logits, few = counted(5, 16) - 3, np.array([[1.5, float("nan")], [float("-inf"), -2.0]])
+    text = "build: 1234\n" + eval_callback("ffn_moe_logits-0", logits) + "noise\n"
+    text += eval_callback("Qcur-0", counted(9, 7, 8)) + eval_callback("few", few)
+    (tmp_path / "out.txt").write_text(text)
+    raw = read_eval_callback(tmp_path / "out.txt")
+    shown = raw["ffn_moe_logits-0"]
+    assert shown.shape == (5, 16)
+    assert np.array_equal(~shown.mask, np.ones((5, 1)) * [i < 3 or i > 12 for i in range(16)])
+    # Printed to four decimals, so within half of 1e-4; multiples of 1/8 are printed exactly.
+    assert np.array_equal(shown.compressed(), logits[~shown.mask])
+    assert (~raw["Qcur-0"].mask).sum() == 6 * 6 * 6
+    assert np.array_equal(ma.getdata(raw["few"]), few, equal_nan=True)
+
+
+def test_llama_cpp_names_become_taps_and_the_last_of_a_name_counts(tmp_path):
+    ids = np.array([[3, 1], [0, 2]])
+    text = eval_callback("Qcur-3", counted(2, 2, 4)) + eval_callback("Qcur-3", counted(2, 2, 4) + 1)
+    text += eval_callback("Qcur-3", counted(2, 2, 4) + 1, op="VIEW")
+    text += eval_callback("ffn_moe_topk-3", ids, op="VIEW", dtype="i32")
+    (tmp_path / "out.log").write_text(text)
+    taps = read_dump(tmp_path / "out.log")
+    assert np.array_equal(taps["layers.3.attn.q"], counted(2, 2, 4) + 1)
+    assert taps["layers.3.router.ids"].dtype == np.int64
+    assert np.array_equal(taps["layers.3.router.ids"], ids)
+
+
+def test_llama_cpp_text_that_is_cut_or_something_else(tmp_path):
+    path = tmp_path / "out.txt"
+    text = eval_callback("l_out-0", counted(4, 4))
+    lines = text.splitlines()
+    path.write_text("\n".join(lines[:5] + lines[6:]))
+    with pytest.raises(TinymoeError, match="expected 16 printed numbers, found 12"):
+        read_eval_callback(path)
+    path.write_text("hello")
+    with pytest.raises(TinymoeError, match="expected the output of llama-eval-callback"):
+        read_eval_callback(path)
+
+
+# ------------------------------------------------------------------------------- vLLM
+
+
+def npy(array: np.ndarray) -> str:
+    file = io.BytesIO()
+    np.save(file, array)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_vllm_answer(tmp_path):
+    routed = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2)
+    logprobs = [None, {"7": {"logprob": -0.5, "rank": 1}, "9": {"logprob": -9999.0, "rank": 2}}]
+    choice = {"prompt_logprobs": logprobs, "routed_experts": npy(routed)}
+    path = tmp_path / "answer.json"
+    path.write_text(json.dumps({"choices": [{**choice, "prompt_token_ids": [5, 7]}]}))
+    answer = read_answer(path)
+    assert answer.tokens == (5, 7)
+    assert answer.logprobs == ({7: -0.5, 9: -np.inf},)  # -inf is sent as -9999
+    assert answer.routed is not None
+    assert answer.routed.dtype == np.int64
+    assert np.array_equal(answer.routed, routed)
+
+
+def test_vllm_numbers_all_layers_or_those_with_experts():
+    routed = np.arange(2 * 3 * 1).reshape(2, 3, 1)
+    taps = routing_taps(routed, [1, 2])
+    assert np.array_equal(taps["layers.2.router.ids"], routed[:, 2])
+    taps = routing_taps(routed, [1, 2, 3])
+    assert np.array_equal(taps["layers.3.router.ids"], routed[:, 2])
+    with pytest.raises(TinymoeError, match="has 3 layers"):
+        routing_taps(routed, [1, 4])
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ({"choices": [{}, {}]}, "one choice"),
+        ({"text": "x"}, "prompt_logprobs or routed_experts"),
+        ({"routed_experts": "%%"}, "base64"),
+        ({"routed_experts": npy(np.zeros((2, 2)))}, "whole numbers"),
+        ({"prompt_logprobs": [{"1": {}}]}, "begins with null"),
+        ({"prompt_logprobs": [None, {"1": {}}]}, r"prompt_logprobs\[1\]"),
+        ({"prompt_logprobs": [None], "prompt_token_ids": "5"}, "prompt_token_ids"),
+    ],
+)
+def test_vllm_answers_that_are_none(answer, says):
+    with pytest.raises(TinymoeError, match=says):
+        parse_answer(answer, "answer")
+
+
+def test_routed_experts_are_never_unpickled():
+    objects = np.array([[[{}]]], dtype=object)
+    with pytest.raises(TinymoeError, match="base64 of a .npy"):
+        parse_answer({"routed_experts": npy(objects)}, "answer")
+
+
+# ------------------------------------------------------------------------------- mappings
+
+
+def test_the_steps_of_a_rule():
+    x = counted(1, 3, 8)
+    tensors = {"qkv.4": x.astype(np.float32), "res.4": np.ones((1, 3, 8), np.float32)}
+    rules = [
+        Rule(match=r"qkv\.(\d)", tap="layers.{1}.attn.q", squeeze=True, columns=":4", heads=2,
+             also=True),
+        Rule(match=r"qkv\.(\d)", tap="layers.{1}.attn.k", squeeze=True, columns="4:6", rows="1:",
+             also=True),
+        Rule(match=r"qkv\.(\d)", tap="layers.{1}.out", plus="res.{1}", squeeze=True,
+             transpose=(1, 0), also=True),
+        Rule(match=r"qkv\.(\d)", tap="layers.{1}.attn.mix", join=3),
+        Rule(match=r"res\..*"),
+    ]  # fmt: skip
+    taps = apply_mapping(tensors, rules)
+    assert np.array_equal(taps["layers.4.attn.q"], x[0, :, :4].reshape(3, 2, 2))
+    assert np.array_equal(taps["layers.4.attn.k"], x[0, 1:, 4:6])
+    assert np.array_equal(taps["layers.4.out"], x[0].T + 1)
+    assert taps["layers.4.attn.mix"].shape == (24,)
+    assert taps.unknown == ()
+
+
+def test_bits_seen_as_another_type():
+    bits = np.array([0x3F80, 0xC000], np.uint16)
+    taps = apply_mapping({"a": bits}, [Rule(match="a", tap="embed", view="bfloat16")])
+    assert np.array_equal(taps["embed"], [1.0, -2.0])
+    whole = np.array([1.0, -2.0], np.float32).view(np.int32)
+    taps = apply_mapping({"a": whole}, [Rule(match="a", tap="embed", view="float32")])
+    assert np.array_equal(taps["embed"], [1.0, -2.0])
+    with pytest.raises(TinymoeError, match="bfloat16 has 2 bytes"):
+        apply_mapping({"a": whole}, [Rule(match="a", tap="embed", view="bfloat16")])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "rule", "says"),
+    [
+        ({"a": 1, "b": 1}, Rule(match="[ab]", tap="embed"), "both 'a' and 'b'"),
+        ({"c": 1}, Rule(match="a", tap="embed"), "no rule matches any"),
+        ({"a": 1}, Rule(match="a", tap="layers.{2}"), "a group that"),
+        ({"a": 1}, Rule(match="a", tap="embed", plus="b"), "not in the dump"),
+        ({"a": 1}, Rule(match="a", tap="embed", heads=3), "no 3 equal heads"),
+        ({"a": 1}, Rule(match="a", tap="embed", transpose=(1, 0, 2)), "no order"),
+        ({"a": 1}, Rule(match="a", tap="embed", join=4), "no 4 axes"),
+    ],
+)
+def test_rules_that_cannot_be_followed(tensors, rule, says):
+    arrays = {name: np.zeros((2, 4)) for name in tensors}
+    with pytest.raises(TinymoeError, match=says):
+        apply_mapping(arrays, [rule])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "tables"),
+        ("x = ", "in TOML"),
+        ("[[tensor]]\ntap = 'embed'", "with `match`"),
+        ("[[tensor]]\nmatch = '('", "regular expression"),
+        ("[[tensor]]\nmatch = 'a'\nrename = 'b'", "unknown key 'rename'"),
+        ("[[tensor]]\nmatch = 'a'\ntap = 5", "tap must be a str"),
+        ("[[tensor]]\nmatch = 'a'\ncolumns = 'x'", "expected a slice"),
+        ("[[tensor]]\nmatch = 'a'\ntranspose = [1]", "order of axes"),
+        ("[[tensor]]\nmatch = 'a'\n[other]\n", "found other"),
+    ],
+)
+def test_mapping_files_that_are_none(tmp_path, text, says):
+    (tmp_path / "m.toml").write_text(text)
+    with pytest.raises(TinymoeError, match=says):
+        read_mapping(tmp_path / "m.toml")
+
+
+def test_every_preset_is_a_mapping():
+    assert set(presets.names()) == {"llama_cpp", "sglang_hooks", "transformers"}
+    for name in presets.names():
+        assert presets.preset(name)
+    with pytest.raises(TinymoeError, match="there are llama_cpp"):
+        presets.preset("vllm")
+
+
+def test_plain_files_with_a_mapping_of_ones_own(tmp_path):
+    save_file({"h.0": counted(2, 3).astype(np.float32)}, tmp_path / "x.safetensors")
+    (tmp_path / "m.toml").write_text("[[tensor]]\nmatch = 'h\\.(\\d+)'\ntap = 'layers.{1}.out'\n")
+    taps = read_dump(tmp_path / "x.safetensors", tmp_path / "m.toml")
+    assert np.array_equal(taps["layers.0.out"], counted(2, 3))
+    assert set(read_dump(tmp_path / "x.safetensors")) == {"h.0"}
+    np.savez(tmp_path / "x.npz", embed=counted(2, 3))
+    assert np.array_equal(read_dump(tmp_path / "x.npz")["embed"], counted(2, 3))
+    np.save(tmp_path / "embed.npy", np.array([{}], dtype=object))
+    with pytest.raises(TinymoeError, match="arrays of numbers"):
+        read_dump(tmp_path)
+    with pytest.raises(TinymoeError, match="no such file, and no preset"):
+        read_dump(tmp_path / "x.npz", "nothing")
+
+
+def test_what_is_no_dump(tmp_path):
+    with pytest.raises(TinymoeError, match="no such file"):
+        kind_of(tmp_path / "x.pt")
+    with pytest.raises(TinymoeError, match="expected Pass00000.pt"):
+        kind_of(tmp_path)
+    (tmp_path / "x.bin").write_bytes(b"")
+    with pytest.raises(TinymoeError, match="which kind of dump"):
+        kind_of(tmp_path / "x.bin")

@@ -1,0 +1,99 @@
+"""The text of llama.cpp's eval-callback: of each tensor the corners, in four decimals.
+
+    common_debug_cb_eval:  ffn_moe_logits-0 = (f32) MUL_MAT(...) = {16, 5, 1, 1}
+        [
+            [
+                [      0.1234,      -0.5000,       1.0000,    ..., ...],
+                ...,
+            ],
+        ]
+        sum = 12.345678
+
+Sizes are listed innermost first: {16, 5, 1, 1} is (5, 16) here. Of an axis longer than six the
+first three and the last three entries are printed; where entries were left out the array is
+masked, so a comparison looks at what was printed and nowhere else. Source of the format:
+ggml-org/llama.cpp, `common/debug.cpp` (older: `examples/eval-callback`, which says `ggml_debug:`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.ma as ma
+
+from tinymoe.core import Array, TinymoeError
+
+_HEAD = re.compile(
+    r"^\s*(?:ggml_debug|common_debug_cb_eval):\s+(\S.*?) = \((\w+)\)\s+(\w+)\(.*\) = "
+    r"\{(\d+), (\d+), (\d+), (\d+)\}\s*$"
+)
+_PRINTED = 3  # entries at each end of an axis
+DECIMALS = 4  # so a printed value is off by up to half of 1e-4
+
+
+def read_eval_callback(path: Path) -> dict[str, Array]:
+    """Name -> masked float64 array; the last of several tensors with one name.
+
+    What only looks at a tensor that was computed under the same name before (VIEW, RESHAPE, ...) is
+    skipped. Whole numbers (i32, i64) come as int64.
+    """
+    text = path.read_text("utf-8", errors="replace").splitlines()
+    result: dict[str, Array] = {}
+    for name, dtype, op, shape, lines in _tensors(text):
+        if op in ("VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE") and name in result:
+            continue
+        numbers = [n for line in lines for n in re.findall(r"-?(?:\d+\.\d+|nan|inf)", line)]
+        values = _place(name, shape, [float(number) for number in numbers])
+        result[name] = values.astype(np.int64) if dtype.startswith("i") else values
+    if not result:
+        raise TinymoeError(
+            f"{path}: expected the output of llama-eval-callback, lines as "
+            "'common_debug_cb_eval: NAME = (f32) OP(...) = {4, 3, 2, 1}'; found none"
+        )
+    return result
+
+
+def _tensors(
+    lines: Iterable[str],
+) -> Iterator[tuple[str, str, str, tuple[int, ...], list[str]]]:
+    """Head lines, each with the lines of numbers that follow it up to `sum =`."""
+    head: re.Match[str] | None = None
+    body: list[str] = []
+    for line in lines:
+        found = _HEAD.match(line)
+        if found:
+            head, body = found, []
+        elif head and line.strip().startswith("sum ="):
+            sizes = tuple(int(size) for size in head.groups()[3:])
+            yield head[1], head[2], head[3], sizes[::-1], body
+            head = None
+        elif head:
+            body.append(line)
+
+
+def _place(name: str, shape: tuple[int, ...], numbers: list[float]) -> Array:
+    """Printed numbers to where they belong; leading axes of length 1 are taken off."""
+    # The outermost axis of the four is printed whole.
+    printed = [list(range(shape[0]))] + [_ends(size) for size in shape[1:]]
+    places = list(itertools.product(*printed))
+    if len(places) != len(numbers):
+        raise TinymoeError(
+            f"{name!r} of shape {shape}: expected {len(places)} printed numbers, found "
+            f"{len(numbers)}: the text is cut, or another program printed it"
+        )
+    whole: Array = ma.masked_all(shape, np.float64)  # type: ignore[no-untyped-call]
+    for place, number in zip(places, numbers, strict=True):
+        whole[place] = number
+    while whole.ndim > 1 and whole.shape[0] == 1:
+        whole = whole[0]
+    return whole
+
+
+def _ends(size: int) -> list[int]:
+    if size <= 2 * _PRINTED:
+        return list(range(size))
+    return [*range(_PRINTED), *range(size - _PRINTED, size)]
