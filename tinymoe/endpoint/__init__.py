@@ -1,0 +1,1 @@
+"""Checking an engine that is running, over its OpenAI-compatible API."""
