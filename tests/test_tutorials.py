@@ -33,6 +33,11 @@ DAMAGE = (
     ),
     ("plot_04_logits_to_text", "np.sort(logits)[-k]", "np.sort(logits)[-k - 1]"),
     ("plot_04_logits_to_text", "return powers / powers.sum()", "return powers"),
+    ("plot_05_router_cards", "    selection_bias=True,", "    selection_bias=False,"),
+    ("plot_05_router_cards", '    weight_from="score",', '    weight_from="softmax_of_chosen",'),
+    ("plot_06_fp4_from_scratch", "low + 16 * high", "high + 16 * low"),
+    ("plot_06_fp4_from_scratch", "above + (above % 2 == 1 and size in MIDPOINTS)", "above"),
+    ("plot_06_fp4_from_scratch", "e4m3.decode(scale) * tensor_scale", "wanted * tensor_scale"),
 )
 
 
@@ -53,7 +58,7 @@ def pictures(monkeypatch: pytest.MonkeyPatch):
 
 def test_there_are_pages() -> None:
     # A glob that finds nothing would make every other test here pass.
-    assert [page.name[:8] for page in PAGES[:4]] == ["plot_01_", "plot_02_", "plot_03_", "plot_04_"]
+    assert [page.name[:8] for page in PAGES[:6]] == [f"plot_0{n}_" for n in range(1, 7)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -2,14 +2,15 @@
 
 The dialect is the one that transformers gives templates: Jinja with `trim_blocks`,
 `lstrip_blocks`, loop controls, `{% generation %}`, `raise_exception`, `strftime_now`, and a
-`tojson` that neither escapes HTML nor sorts keys. Import this module only when a template is
-used: Jinja is slow to import.
+`tojson` that neither escapes HTML nor sorts keys. A sandbox keeps a program from reaching out, but
+not from running for ever or filling the memory: so it runs in a child process with limits, too
+(`guard.py`). Import this module only when a template is used: Jinja is slow to import.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tinymoe.core import TinymoeError
+from tinymoe.guard import Guarded
 
 MAX_TEMPLATE = 2**20  # bytes; the largest in use have about 30,000
 
@@ -105,7 +107,7 @@ def read_templates(folder: Path, setting: object) -> dict[str, str]:
 
 
 class ChatTemplates:
-    """The compiled templates of one model."""
+    """The templates of one model."""
 
     def __init__(self, sources: Mapping[str, str], where: Path) -> None:
         """`sources`: template text by name; `where`: the model folder, for errors."""
@@ -114,13 +116,8 @@ class ChatTemplates:
                 f"{where}: this model has no chat template (no chat_template.jinja, and no "
                 "'chat_template' in tokenizer_config.json); give it plain text"
             )
-        environment, self._where = _environment(), where
-        try:
-            self._templates = {
-                name: environment.from_string(text) for name, text in sources.items()
-            }
-        except (jinja2.TemplateError, RecursionError) as error:
-            raise TinymoeError(f"{where}: the chat template cannot be read: {error}") from None
+        self._templates, self._where = dict(sources), where
+        self._child = Guarded("chat", self._templates, where, "the chat template cannot be read")
 
     def render(
         self,
@@ -139,10 +136,11 @@ class ChatTemplates:
         values = {"documents": None, **variables}
         values |= {"messages": messages, "tools": tools}
         values["add_generation_prompt"] = add_generation_prompt
-        try:
-            return self._templates[wanted].render(values)
-        except Exception as error:  # foreign code: whatever it raises, the input was wrong
-            raise TinymoeError(
-                f"{self._where}: the chat template refuses these messages: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        return str(self._child.ask([wanted, values], "the chat template refuses these messages"))
+
+
+def in_child(sources: Mapping[str, str]) -> Callable[[list[Any]], str]:
+    """What `ChatTemplates` talks to: [name of a template, its variables] to text."""
+    environment = _environment()
+    templates = {name: environment.from_string(text) for name, text in sources.items()}
+    return lambda request: templates[request[0]].render(request[1])

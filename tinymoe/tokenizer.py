@@ -1,7 +1,7 @@
 """Text to token ids and back, by the files that came with the model.
 
-The `tokenizers` library does the work; it is imported when a tokenizer is opened, Jinja when a
-chat template is used, so that importing this module costs nothing.
+The `tokenizers` library does the work (`tokenizer_file.py`); it is imported when a tokenizer is
+opened, so that importing this module costs nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from tinymoe.core import TinymoeError
 from tinymoe.strict_json import read_object
 
 if TYPE_CHECKING:
-    import tokenizers
-
     from tinymoe.chat import ChatTemplates
+    from tinymoe.tokenizer_file import Backend
 
 _SPECIAL = (
     *("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"),
@@ -34,12 +33,14 @@ class Tokenizer:
 
     def __init__(
         self,
-        backend: tokenizers.Tokenizer,
+        backend: Backend,
         settings: Mapping[str, Any],
         eos_ids: tuple[int, ...],
         folder: Path,
+        room: int | None,
     ) -> None:
-        """Use `Tokenizer.open`. `settings`: tokenizer_config.json."""
+        """Use `Tokenizer.open`. `settings`: tokenizer_config.json; `room`: the model's tokens."""
+        self._room = room
         self._backend, self._settings, self._folder = backend, settings, folder
         self.special_tokens = _special_tokens(settings)
         end = self.special_tokens.get("eos_token")
@@ -51,27 +52,20 @@ class Tokenizer:
     @classmethod
     def open(cls, path: str | Path) -> Tokenizer:
         """Read tokenizer.json, and tokenizer_config.json and the model's configs if they exist."""
-        import tokenizers
+        from tinymoe.tokenizer_file import open_backend
 
         folder = Path(path)
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise TinymoeError(f"{folder}: expected a model folder with tokenizer.json, found none")
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            raise TinymoeError(f"{file}: not a tokenizer that can be read: {error}") from None
         names = ("tokenizer_config.json", "generation_config.json", "config.json")
         settings, generation, config = (
             read_object(folder / name) if (folder / name).is_file() else {} for name in names
         )
-        room, size = config.get("vocab_size"), backend.get_vocab_size(with_added_tokens=True)
-        if isinstance(room, int) and size > room:
-            raise TinymoeError(
-                f"{file}: has {size} tokens, but config.json says that the model knows {room}: "
-                "is it another model's tokenizer?"
-            )
-        return cls(backend, settings, read_end_ids(generation, config), folder)
+        vocab_size = config.get("vocab_size")
+        room = vocab_size if type(vocab_size) is int else None
+        backend = open_backend(file, room)
+        return cls(backend, settings, read_end_ids(generation, config), folder, room)
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids of a text. `special`: begin as the model expects (with its bos, if any).
@@ -80,9 +74,14 @@ class Tokenizer:
         template has none. Text that a chat template wrote needs `special=False`: it has its own.
         """
         try:
-            ids: list[int] = self._backend.encode(text, add_special_tokens=special).ids
+            ids = self._backend.encode(text, special)
         except (TypeError, UnicodeError) as error:
             raise TinymoeError(f"expected text to encode, found {text!r:.80}: {error}") from None
+        if self._room is not None and ids and max(ids) >= self._room:  # from a template of ids
+            raise TinymoeError(
+                f"{self._folder}: the tokenizer gives the id {max(ids)}, but config.json says that "
+                f"the model knows {self._room} tokens"
+            )
         return [*self._bos, *ids] if special else ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
@@ -94,12 +93,12 @@ class Tokenizer:
         if numbers and min(numbers) < 0:
             raise TinymoeError(f"token ids are 0 or more, found {min(numbers)}")
         known = [number for number in numbers if number < 2**32]  # the library's own limit
-        return self._backend.decode(known, skip_special_tokens=skip_special)
+        return self._backend.decode(known, skip_special)
 
     @property
     def vocab_size(self) -> int:
         """Tokens it knows, added ones included; a model's vocabulary may be padded past it."""
-        return self._backend.get_vocab_size(with_added_tokens=True)
+        return self._backend.size()
 
     def chat(
         self,
@@ -134,7 +133,7 @@ class Tokenizer:
         bos_id = self._backend.token_to_id(bos)
         if bos_id is None:
             raise TinymoeError(f"{self._folder}: add_bos_token is set, but {bos!r} is no token")
-        template: list[int] = self._backend.encode("", add_special_tokens=True).ids
+        template = self._backend.encode("", True)
         return [] if bos_id in template else [bos_id]
 
 

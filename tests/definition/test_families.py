@@ -166,6 +166,33 @@ def test_kimi_is_deepseek_with_its_own_numbers() -> None:
     assert np.isfinite(inverse_frequencies(card.rope)).all()  # beta_fast is beta_slow: no 0 / 0
 
 
+def test_longrope_takes_the_long_factors_for_what_is_longer() -> None:
+    # transformers 5.23 goes on with the short ones; a cache that holds both kinds is neither
+    config = config_of("phimoe")
+    rope = config["rope_scaling"]
+    d, theta = 2 * len(rope["long_factor"]), config["rope_theta"]
+    for positions, size in ((None, "short"), (32, "short"), (33, "long"), (128, "long")):
+        read = read_config(config, positions)
+        assert read.max_positions == {"short": 32, "long": 128}[size]
+        card = read.attention[0].rope
+        assert card is not None
+        plain = theta ** (-np.arange(0, d, 2) / d)
+        wanted = plain / np.array(rope[f"{size}_factor"])
+        # a power and two divisions, in float64
+        np.testing.assert_allclose(inverse_frequencies(card), wanted, rtol=2.0**-50, atol=0)
+        assert card.scaling.attention_factor == rope[f"{size}_mscale"]  # type: ignore[union-attr]
+    params = load_params(Checkpoint.open(ROOT / "phimoe"), read, NUMERICS["fp32"])
+    tokens = list(range(40))
+    long = trace(params, read, tokens, NUMERICS["fp32"])
+    short = trace(params, read_config(config), tokens[:32], NUMERICS["fp32"])
+    assert np.isfinite(long["logits"]).all()
+    assert not np.array_equal(long["layers.0.attn.q"][1], short["layers.0.attn.q"][1])  # from 1 on
+    with pytest.raises(TinymoeError, match="40 tokens, the model has 32 positions"):
+        trace(params, read_config(config), tokens, NUMERICS["fp32"])
+    with pytest.raises(TinymoeError, match="long_factor"):
+        read_config(config | {"rope_scaling": rope | {"long_factor": [1.0]}}, 33)
+
+
 def test_longrope_ends_where_the_long_factors_would_begin() -> None:
     # from there on the keys in the cache would have been turned by other angles
     config = read_config(config_of("phimoe"))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from tests.definition.test_quantised import CASES, MATRICES
 from tests.stored import Tensors, config_of, load, write
 from tinymoe.core import NUMERICS, QuantTensor, TinymoeError
 from tinymoe.families import expected_tensors, load_params, read_config
@@ -49,15 +50,19 @@ PARTS: dict[Made, tuple[str, str, str]] = {
 Quantised = dict[str, QuantTensor]  # by module
 
 
-def made(by: Made) -> tuple[dict[str, Any], Tensors, Tensors, Quantised]:
-    """Qwen3 with linear weights in NVFP4; its config, and the same with the decoder's values."""
-    config, rng = config_of("qwen3_moe") | {"moe_intermediate_size": 32}, np.random.default_rng(8)
+def made(by: Made, case: str = "qwen3_moe") -> tuple[dict[str, Any], Tensors, Tensors, Quantised]:
+    """A model with linear weights in NVFP4; its config, and the same with the decoder's values.
+
+    Experts are widened in Qwen3, so that down's rows divide into blocks, too.
+    """
+    wider = {"moe_intermediate_size": 32} if case == "qwen3_moe" else {}
+    config, rng = config_of(case) | wider, np.random.default_rng(8)
     low, plain, quantised = Tensors(), Tensors(), Quantised()
     for name, shape in expected_tensors(read_config(config)):
         # every tensor is louder than the one before: a neighbour's scale would be seen
         w = rng.standard_normal(shape).astype(np.float32) * np.float32(1 + len(plain) / 64)
         low[name] = plain[name] = ("F32", w)
-        if not name.endswith("_proj.weight"):
+        if not name.endswith(MATRICES) or len(shape) != 2 or shape[1] % nvfp4.BLOCK:
             continue
         q = nvfp4.encode(w, convention=by, source="float32", zero_tensor="refuse")
         module = name.removesuffix(".weight")
@@ -70,8 +75,10 @@ def made(by: Made) -> tuple[dict[str, Any], Tensors, Tensors, Quantised]:
 
 
 @pytest.mark.parametrize("by", SCHEMES)
-def test_loads_as_the_decoders_values(by: Made, tmp_path: Path) -> None:
-    config, low, plain, _ = made(by)
+@pytest.mark.parametrize("case", CASES)
+def test_loads_as_the_decoders_values(by: Made, case: str, tmp_path: Path) -> None:
+    # in every family, with every tensor used: a scale that nobody read would be a warning
+    config, low, plain, _ = made(by, case)
     got = load(write(tmp_path / "low", low, config | {"quantization_config": SCHEMES[by]}))
     wanted = load(write(tmp_path / "plain", plain, config))
     assert len(got) == len(wanted) > 10

@@ -6,6 +6,7 @@ asks a source for every tensor by name and puts it in its place.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -54,15 +55,21 @@ FAMILIES: Mapping[str, ModuleType] = {  # by model_type
 }
 
 
-def read_config(config: dict[str, Any]) -> ModelConfig:
-    """What config.json says, by its family. Raises `TinymoeError` for what we do not run."""
+def read_config(config: dict[str, Any], positions: int | None = None) -> ModelConfig:
+    """What config.json says, by its family. Raises `TinymoeError` for what we do not run.
+
+    positions: of the longest sequence wanted; it matters for longrope alone (`phimoe.py`).
+    """
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise TinymoeError(
             f"config.json: model_type is {family!r}; the families this version of tinymoe runs: "
             f"{', '.join(sorted(FAMILIES))}"
         )
-    read: ModelConfig = FAMILIES[family].read_config(config)
+    if config.get("auto_map"):
+        warnings.warn("config.json names Python code to import (auto_map): not run", stacklevel=2)
+    more = {"positions": positions} if FAMILIES[family] is phimoe else {}
+    read: ModelConfig = FAMILIES[family].read_config(config, **more)
     return read
 
 

@@ -34,11 +34,14 @@ NAMES = Names(
 PHI_HARMLESS = HARMLESS | {"attention_dropout", "input_jitter_noise", "hidden_dropout"}
 
 
-def read_config(config: dict[str, Any]) -> ModelConfig:
-    """config.json; with longrope, positions end where the long factors would begin.
+def read_config(config: dict[str, Any], positions: int | None = None) -> ModelConfig:
+    """config.json, for sequences of at most `positions`, which longrope must know beforehand.
 
-    From there on all angles are others, those of keys in the cache as well: a model that changes
-    in the middle of a text. transformers never takes the long factors there.
+    In a sequence longer than original_max_position_embeddings all angles are others, those of
+    the keys in the cache as well: one that grows past it would change its past. So the longest
+    sequence wanted decides, as vLLM's max_model_len does: up to the original positions (or None)
+    the short factors, and the positions end there; beyond them the long ones, for all sequences.
+    transformers 5.23 takes the short factors with long_mscale past them, which no file asks for.
     """
     fields = Fields(config)
     refuse_unknown_arithmetic(fields)
@@ -48,7 +51,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
     window = fields.take("sliding_window", None)
     if window is not None and window < fields.count("max_position_embeddings"):
         raise fields.unsupported("sliding_window")
-    card, original = _attention_card(fields, sizes)
+    card, original = _attention_card(fields, sizes, positions)
     bias = fields.flag("attention_bias", False)
     router = plain_router(fields, "num_local_experts", "num_experts")
     fields.only("lm_head_bias", True)
@@ -69,8 +72,10 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
     return result if original is None else replace(result, max_positions=original)
 
 
-def _attention_card(fields: Fields, sizes: Sizes) -> tuple[AttentionCard, int | None]:
-    """The card, and the positions that the short factors are for, if there are any."""
+def _attention_card(
+    fields: Fields, sizes: Sizes, positions: int | None
+) -> tuple[AttentionCard, int | None]:
+    """The card, and the positions that the short factors are for, where they are taken."""
     scaling, original = None, None
     for name in ("rope_scaling", "rope_parameters"):
         if name not in fields:
@@ -78,17 +83,19 @@ def _attention_card(fields: Fields, sizes: Sizes) -> tuple[AttentionCard, int | 
         rope = rope_object(fields, name)
         if "longrope" not in (rope.take("type", None), rope.take("rope_type", None)):
             continue
-        factors = rope.take("short_factor")
-        half = sizes.head_dim // 2
-        if not isinstance(factors, list) or len(factors) != half:
-            raise rope.error("short_factor", f"a list of {half} numbers")
-        if not all(type(f) in (int, float) and f > 0 for f in factors):
-            raise rope.error("short_factor", "a list of positive numbers")
-        scaling = LongRopeScaling(
-            factors=tuple(map(float, factors)), attention_factor=rope.positive("short_mscale")
-        )
         where = rope if "original_max_position_embeddings" in rope else fields
         original = where.count("original_max_position_embeddings")
+        size = "short" if positions is None or positions <= original else "long"
+        original = original if size == "short" else None
+        factors = rope.take(f"{size}_factor")
+        half = sizes.head_dim // 2
+        if not isinstance(factors, list) or len(factors) != half:
+            raise rope.error(f"{size}_factor", f"a list of {half} numbers")
+        if not all(type(f) in (int, float) and f > 0 for f in factors):
+            raise rope.error(f"{size}_factor", "a list of positive numbers")
+        scaling = LongRopeScaling(
+            factors=tuple(map(float, factors)), attention_factor=rope.positive(f"{size}_mscale")
+        )
     rope_card = read_rope(fields, sizes.head_dim, types=("longrope",))
     return full_attention(sizes.head_dim, replace(rope_card, scaling=scaling)), original
 
