@@ -14,7 +14,18 @@ from tinymoe.cli.report import be_safe_with_text, outcome
 
 # A command is a row here and a function of its name in `tinymoe/cli/<name>.py`. The module is
 # imported when the command is called (or all are listed), so that no command waits for another's.
-COMMANDS = ("generate", "info", "trace", "bench")
+COMMANDS = (
+    "generate",
+    "info",
+    "trace",
+    "diff",
+    "mutants",
+    "conform",
+    "check-endpoint",
+    "lint",
+    "quantize",
+    "bench",
+)
 
 CONTEXT = {"help_option_names": ["--help", "-h"]}
 
@@ -47,7 +58,8 @@ class Commands(TyperGroup):
         """The command of that name, or None."""
         if cmd_name not in COMMANDS:
             return None
-        function = getattr(import_module(f"tinymoe.cli.{cmd_name}"), cmd_name)
+        module = cmd_name.replace("-", "_")
+        function = getattr(import_module(f"tinymoe.cli.{module}"), module)
         single = _typer()
         single.command(cmd_name, context_settings=CONTEXT)(function)
         return typer.main.get_command(single)

@@ -1,0 +1,142 @@
+"""`python -m tinymoe conform`: somebody else's kernel under our tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tinymoe.cli import options, report
+from tinymoe.core import TinymoeError
+
+if TYPE_CHECKING:
+    from tinymoe.oracle.conform.run import Result
+
+LONGEST = 300  # letters of an explanation on the terminal
+
+
+def conform(
+    op: Annotated[
+        str | None,
+        typer.Argument(metavar="OP", help="Which op it is; without it, all are listed."),
+    ] = None,
+    function: Annotated[
+        str | None,
+        typer.Argument(metavar="MODULE:FUNCTION", help="As mykernels.router:route."),
+    ] = None,
+    arrays: Annotated[
+        str, typer.Option(metavar="numpy|torch|cupy", help="What the function takes.")
+    ] = "numpy",
+    cases: Annotated[int, typer.Option(min=1, help="Inputs to try for each check.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed tries other inputs.")] = 0,
+    strict_bits: Annotated[
+        bool,
+        typer.Option("--strict-bits", help="Fail where a token's last bits depend on its company."),
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Run a function of yours under the tests that every kernel here must pass.
+
+    It is called by keyword with the arguments that OP's row lists (run `conform` alone to see
+    them), and may answer in NumPy, torch, CuPy or anything that speaks DLPack. `route` may give
+    (ids, weights), or all that the definition gives.
+
+    The checks: the definition's answer on drawn inputs, hard ones among them, to zero or a derived
+    bound; the same answer in other company; every input read. What fails is shown as small as it
+    can be made, with the known bug that gives the same wrong numbers, if there is one.
+
+    Exit code 0: conforms. 1: does not. 2: could not be run.
+
+    [bold]Examples[/bold]
+
+    python -m tinymoe conform
+
+    python -m tinymoe conform route mykernels.router:route
+
+    python -m tinymoe conform expert_ffn mykernels:ffn --arrays torch --cases 1000 --json
+    """
+    failed = False
+    with report.outcome(as_json):
+        from tinymoe.kernels.contracts import CONTRACTS, contract
+
+        if op is None:
+            _list(CONTRACTS, as_json)
+            return
+        row = contract(op)
+        if function is None:
+            raise TinymoeError(f"which function? python -m tinymoe conform {op} MODULE:FUNCTION")
+        from tinymoe.oracle.conform.foreign import KINDS, Foreign, resolve
+        from tinymoe.oracle.conform.run import conform as run
+
+        kind = next((known for known in KINDS if known == arrays), None)
+        if kind is None:
+            raise TinymoeError(f"--arrays must be one of {', '.join(KINDS)}, got {arrays!r}")
+        results = run(row, Foreign(resolve(function), row, kind), cases=cases, seed=seed)
+        bad = {"FAIL", "bits"} if strict_bits else {"FAIL"}
+        failed = any(result.verdict in bad for result in results)
+        _show(op, function, results, failed, as_json)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _list(contracts: Any, as_json: bool) -> None:
+    if as_json:
+        rows = {
+            name: {"signature": row.signature, "exactness": row.exactness, "promise": row.promise}
+            for name, row in contracts.items()
+        }
+        report.print_json({"ops": rows})
+        return
+    for name, row in contracts.items():
+        print(f"{name}\n    {row.signature}\n    {row.exactness}: {row.promise}")
+
+
+def _show(op: str, function: str, results: list[Result], failed: bool, as_json: bool) -> None:
+    from tinymoe.oracle.mutants import mutant
+
+    if as_json:
+        checks = [
+            {
+                "check": result.name,
+                "verdict": result.verdict,
+                "cases": result.cases,
+                "says": result.says,
+                "example": None if result.example is None else describe(result.example),
+                "looks_like": list(result.resembles),
+            }
+            for result in results
+        ]
+        report.print_json(
+            {"op": op, "function": function, "conforms": not failed, "checks": checks}
+        )
+        return
+    rows = [["check", "cases", "verdict"]]
+    rows += [[result.name, str(result.cases), result.verdict] for result in results]
+    print(report.table(rows, indent=""))
+    for result in results:
+        if not result.says:
+            continue
+        says = result.says if len(result.says) <= LONGEST else result.says[:LONGEST] + "..."
+        print(f"\n{result.name}: {says}")
+        for name, text in (describe(result.example) if result.example else {}).items():
+            print(f"    {name} = {text}")
+        for name in result.resembles[:3]:
+            found = mutant(name)
+            print(f"  looks like {name}: {found.says}" + (f" ({found.case})" if found.case else ""))
+    print(f"\n{function} " + ("does NOT conform to " if failed else "conforms to ") + op)
+
+
+def describe(case: Any) -> dict[str, str]:
+    """The arguments of a case in a line each, arrays whole where they are short."""
+    import numpy as np
+
+    def text(value: Any) -> str:
+        if isinstance(value, np.ndarray):
+            if value.size <= 16:
+                numbers = np.array2string(value, separator=", ", max_line_width=10**6)
+                return f"{value.dtype} {value.shape} " + numbers.replace("\n", "")
+            return f"{value.dtype} {value.shape} from {value.min():.6g} to {value.max():.6g}"
+        if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+            return "[" + ", ".join(text(item) for item in value) + "]"
+        return getattr(value, "name", None) or repr(value)
+
+    return {name: text(value) for name, value in case.items()}

@@ -1,0 +1,193 @@
+"""A foreign function under our tests: property cases, metamorphic pairs, inputs that matter.
+
+Needs hypothesis, which draws the cases and makes a failing one as small as it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinymoe.core import TinymoeError
+from tinymoe.kernels.contracts import Contract
+from tinymoe.oracle.conform.looks_like import looks_like
+from tinymoe.oracle.conform.metamorphic import (
+    VARIANTS,
+    Case,
+    Variant,
+    distance,
+    float_inputs,
+    same_bits,
+    size,
+)
+
+Implementation = Callable[..., Any]
+COARSE = 1e-3
+FIRST = "the definition's answer"
+
+
+class Result(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    verdict: str  # "pass", "FAIL", or "bits" where only the last bits depend on the company
+    cases: int
+    says: str  # why it failed
+    example: Case | None  # the smallest case that fails
+    resembles: tuple[str, ...]  # names of mutants that give the same wrong answer
+
+
+def conform(
+    row: Contract,
+    implementation: Implementation,
+    *,
+    cases: int = 200,
+    seed: int = 0,
+    shrink: bool = True,
+    only: str | None = None,
+) -> list[Result]:
+    """Every check of one op, or `only` the one of that name.
+
+    `cases`: of each; `seed`: another gives other cases; `shrink`: make failing ones small.
+    """
+    effort = _Effort(cases, seed, shrink)
+    judged = _search(FIRST, row, implementation, effort, _judge)
+    checks = {name: _related(v, judged) for name, v in VARIANTS.get(row.name, {}).items()}
+    checks["every input matters"] = _matters
+    others = [
+        _search(name, row, implementation, effort, check)
+        for name, check in checks.items()
+        if only in (None, name)
+    ]
+    return [judged, *others]
+
+
+class _Effort(NamedTuple):
+    cases: int
+    seed: int
+    shrink: bool
+
+
+Check = Callable[[Contract, Implementation, Case], None]
+
+
+class _BitsDiffer(Exception):  # noqa: N818  (no error: a property that was not asked for)
+    """Right within the op's bound, but other last bits in other company."""
+
+
+def _search(
+    name: str,
+    row: Contract,
+    implementation: Implementation,
+    effort: _Effort,
+    check: Check,
+) -> Result:
+    """Draw cases until one fails, and shrink it."""
+    try:
+        import hypothesis
+    except ModuleNotFoundError as error:
+        raise TinymoeError("conform needs hypothesis: pip install 'tinymoe[test]'") from error
+    phases = [hypothesis.Phase.generate]
+    if effort.shrink:
+        phases.append(hypothesis.Phase.shrink)
+    last: Case | None = None
+    tried = 0
+    differ: list[str] = []
+
+    @hypothesis.seed(effort.seed)
+    @hypothesis.settings(
+        max_examples=effort.cases,
+        phases=phases,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        print_blob=False,
+        report_multiple_bugs=False,
+        verbosity=hypothesis.Verbosity.quiet,
+    )
+    @hypothesis.given(case=row.inputs())
+    def run(case: Case) -> None:
+        nonlocal last, tried
+        tried += 1
+        try:
+            check(row, implementation, case)
+        except _BitsDiffer as found:
+            differ.append(str(found))
+        except BaseException:
+            last = case
+            raise
+
+    try:
+        run()
+    except (KeyboardInterrupt, TinymoeError):
+        raise
+    except AssertionError as error:
+        names = looks_like(row, implementation, last) if check is _judge else ()
+        return Result(name, "FAIL", tried, str(error), last, names)
+    except Exception as error:
+        says = f"raised {type(error).__name__}: {error}"
+        return Result(name, "FAIL", tried, says, last, ())
+    if differ:
+        share = f"in {len(differ)} of {tried} cases"
+        return Result(name, "bits", tried, f"other last bits {share}: {differ[0]}", None, ())
+    return Result(name, "pass", tried, "", None, ())
+
+
+def _judge(row: Contract, implementation: Implementation, case: Case) -> None:
+    row.judge(implementation, case)
+
+
+def _related(variant: Variant, judged: Result) -> Check:
+    """The answer to the variant: the same bits as the part of the first, or near enough.
+
+    Near enough is the op's own bound where the function keeps that; where it does not, or the
+    variant holds NaN, of which the bound knows nothing, a thousandth of the largest number.
+    """
+
+    def check(row: Contract, implementation: Implementation, case: Case) -> None:
+        related = variant(case)
+        if related is None:
+            return
+        want, got = related.part(implementation(**case)), implementation(**related.case)
+        padded = _has_nan(related.case, case)
+        if padded:  # the rows before the padding
+            got = related.part(got)
+        if same_bits(want, got):
+            return
+        off = distance(want, got)
+        if judged.verdict == "pass" and not padded:
+            row.check(related.case, got)
+        elif off > COARSE * size(want):
+            raise AssertionError(f"{row.name}: the answers differ by {off:.3g}")
+        raise _BitsDiffer(f"by up to {off:.3g}")
+
+    return check
+
+
+def _has_nan(case: Case, before: Case) -> bool:
+    """Whether the variant put NaN where there was none."""
+    return any(
+        case[name] is not before[name]
+        and np.isnan(case[name]).any()
+        and not np.isnan(before[name]).any()
+        for name in float_inputs(case)
+    )
+
+
+def _matters(row: Contract, implementation: Implementation, case: Case) -> None:
+    """Where another value of an input changes the right answer, it changes theirs as well."""
+    if any(not np.isfinite(case[name]).all() for name in float_inputs(case)):
+        return
+    for name in float_inputs(case):
+        other = {**case, name: np.ascontiguousarray(case[name][..., ::-1] * 2 + 1)}
+        try:
+            right, moved = row.definition(**case), row.definition(**other)
+        except Exception:  # the changed input means nothing: no question to ask
+            continue
+        # A large move, so that rounding cannot hide it.
+        if not distance(right, moved) > 1e-2:
+            continue
+        if same_bits(implementation(**case), implementation(**other)):
+            raise AssertionError(f"{row.name}: another {name!r} gives the same answer: is it read?")
