@@ -53,10 +53,17 @@ def load(
     *,
     backend: Literal["numpy"] = "numpy",
     numerics: str | Numerics | None = None,
+    memory: str | int | None = None,
+    on_demand: bool = False,
 ) -> Model:
     """Open a model folder (None: the shipped model) and read its weights.
 
-    `numerics` is "fp32" (the default), "exact", "bf16", or a `Numerics` value.
+    `numerics` is "fp32" (the default), "exact", "bf16", "checkpoint", or a `Numerics` value.
+    "checkpoint" is bf16 with the inputs of quantised weights, and the cache, quantised as the
+    checkpoint's scheme says an engine would; for a checkpoint that is not quantised it is bf16.
+
+    `memory`: bytes for weights, as "3GB" (None: what is available). Weights that do not fit are
+    read when they are used, with the same results; with `on_demand` they are so even if they fit.
 
     >>> import tinymoe
     >>> model = tinymoe.load()
@@ -65,7 +72,8 @@ def load(
     """
     if backend != "numpy":
         raise TinymoeError(f"backend must be 'numpy', got {backend!r}")
-    return Model(Checkpoint.open(path or shipped_model()), pick_numerics(numerics))
+    checkpoint, chosen = Checkpoint.open(path or shipped_model()), pick_numerics(numerics)
+    return Model(checkpoint, chosen, memory=memory, on_demand=on_demand)
 
 
 def pick_numerics(numerics: str | Numerics | None) -> Numerics:
@@ -81,10 +89,18 @@ def pick_numerics(numerics: str | Numerics | None) -> Numerics:
 class Model:
     """A checkpoint ready to run: call it for logits, `generate` text, `trace` every activation."""
 
-    def __init__(self, checkpoint: Checkpoint, numerics: Numerics, ops: Ops = DEFINITION) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        numerics: Numerics,
+        ops: Ops = DEFINITION,
+        *,
+        memory: str | int | None = None,
+        on_demand: bool = False,
+    ) -> None:
         self.checkpoint, self.numerics, self.ops = checkpoint, numerics, ops
         self.config: ModelConfig = read_config(checkpoint.config)
-        self.params: Params = load_params(checkpoint, self.config, numerics)
+        self.params: Params = load_params(checkpoint, self.config, numerics, memory, on_demand)
         self._tokenizer: Tokenizer | None = None
 
     @property
@@ -103,16 +119,37 @@ class Model:
         """
         return forward_alone(self.params, self.config, ids, self.numerics, ops=self.ops)
 
-    def trace(self, ids: Sequence[int], taps: Sequence[str] = ()) -> dict[str, Array]:
+    def trace(
+        self,
+        ids: Sequence[int] = (),
+        taps: Sequence[str] = (),
+        *,
+        layers: tuple[int, int | None] | None = None,
+        hidden: Array | None = None,
+        into: Tap | None = None,
+    ) -> dict[str, Array]:
         """Every activation of ids (T,): tap name to array, in execution order.
 
         `taps`: shell patterns of the names to keep; none means all but the expert outputs.
+        `layers=(3, 5), hidden=x`: layers 3 and 4 alone, from x (T, H) that enters layer 3.
+        `layers=(0, 2)`: the embedding of ids and two layers; `(46, None)`: to the logits.
+        `into`: given each tap as it comes, so that a long trace needs no memory for all.
 
         >>> import tinymoe
         >>> tinymoe.load().trace([5, 6, 7], ["layers.0.router.ids"])["layers.0.router.ids"].shape
         (3, 4)
         """
-        return trace(self.params, self.config, ids, self.numerics, ops=self.ops, patterns=taps)
+        return trace(
+            self.params,
+            self.config,
+            ids,
+            self.numerics,
+            ops=self.ops,
+            patterns=taps,
+            layers=layers,
+            hidden=hidden,
+            into=into,
+        )
 
     def default_sampling(self, **settings: Any) -> Sampling:
         """The checkpoint's own sampling (generation_config.json), with `settings` on top."""

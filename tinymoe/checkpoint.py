@@ -23,6 +23,7 @@ from tinymoe.strict_json import read_object
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _HASH_CHUNK = 2**20  # bytes read at a time
+_PIECE = 2**18  # values decoded at a time: what lies in between stays in the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +89,38 @@ class Checkpoint:
         value would have to be rounded, or bits need a scale first (FP8), this is an error.
         """
         entry = self.entry(name)
-        readable = {"BF16", "F16", "F32"} | ({"F64"} if out.dtype == np.float64 else set())
-        if entry.dtype not in readable or out.dtype not in (np.float32, np.float64):
-            raise TinymoeError(
-                f"{entry.file}: tensor {name!r} is {entry.dtype}, whose values {out.dtype} cannot "
-                f"be given exactly; readable into it: {', '.join(sorted(readable))}. "
-                + ("Use the numerics 'exact'" if entry.dtype == "F64" else "Use .raw for the bits")
-            )
+        self._check_readable(entry, out)
         if out.shape != entry.shape:
             raise TinymoeError(
                 f"{entry.file}: tensor {name!r} has shape {entry.shape}, the array {out.shape}"
             )
-        stored = self.raw(name)
-        out[...] = bf16.decode(stored) if entry.dtype == "BF16" else stored
+        _decode(self.raw(name), entry.dtype, out)
+        self.release(name)
+
+    def read_rows(
+        self, name: str, rows: slice | Array, dtype: np.dtype[Any] | type | Literal["float32"]
+    ) -> Array:
+        """`read` of some members along the first axis; no other is touched."""
+        entry = self.entry(name)
+        stored = self.raw(name)[rows]
+        out = aligned_empty(stored.shape, np.dtype(dtype))
+        self._check_readable(entry, out)
+        _decode(stored, entry.dtype, out)
+        self.release(name)
+        return out
+
+    def release(self, name: str) -> None:
+        """Let go of a tensor's mapped pages, which read again if they are asked for again."""
+        self._file(name).release(name)
+
+    def _check_readable(self, entry: Entry, out: Array) -> None:
+        readable = {"BF16", "F16", "F32"} | ({"F64"} if out.dtype == np.float64 else set())
+        if entry.dtype not in readable or out.dtype not in (np.float32, np.float64):
+            raise TinymoeError(
+                f"{entry.file}: tensor {entry.name!r} is {entry.dtype}, whose values {out.dtype} "
+                f"cannot be given exactly; readable into it: {', '.join(sorted(readable))}. "
+                + ("Use the numerics 'exact'" if entry.dtype == "F64" else "Use .raw for the bits")
+            )
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -124,10 +144,34 @@ class Checkpoint:
                     digest.update(chunk)
         return digest.hexdigest()
 
+    def hash_headers(self) -> str:
+        """SHA-256 (hex) of config.json and of every file's size and header: no weight is read.
+
+        Tells models of other shapes apart, and other files; not two sets of values in one shape.
+        """
+        digest = hashlib.sha256((self.path / "config.json").read_bytes())
+        for file in self.files:
+            with file.path.open("rb") as stream:
+                start = stream.read(8)
+                digest.update(file.path.stat().st_size.to_bytes(8, "little") + start)
+                digest.update(stream.read(int.from_bytes(start, "little")))
+        return digest.hexdigest()
+
     def _file(self, name: str) -> SafetensorsFile:
         if name not in self._home:
             raise TinymoeError(f"{self.path}: no tensor is named {name!r}; see .names()")
         return self._home[name]
+
+
+def _decode(stored: Array, dtype: str, out: Array) -> None:
+    """Values of a plain float type into `out`, a piece at a time."""
+    if stored.ndim == 0:
+        out[...] = bf16.decode(stored) if dtype == "BF16" else stored
+        return
+    rows = max(1, _PIECE * len(stored) // max(1, stored.size))
+    for start in range(0, len(stored), rows):
+        bits = stored[start : start + rows]
+        out[start : start + rows] = bf16.decode(bits) if dtype == "BF16" else bits
 
 
 def read_end_ids(generation: dict[str, Any], config: dict[str, Any]) -> tuple[int, ...]:

@@ -66,7 +66,13 @@ class Numerics:
     accumulate: Literal["float64", "float32"]  # every product and sum inside an op
     router_logits: Storage | Literal["card"]  # "card": as RouterCard.logits_dtype says
     weights: Literal["checkpoint"]  # weights as stored, widened exactly to `accumulate`
-    activations: Literal["storage"]  # activations enter a GEMM as they are stored
+    # as they enter a product: as they are stored, or quantised as the checkpoint's scheme says an
+    # engine would, where its weights are; keys and values then lie in the cache's format, too
+    activations: Literal["storage", "checkpoint"]
+    # matrices that share their input (q/k/v, gate/up) share its scale, the loudest calibration's.
+    # Experts each have their own, or, as in engines that quantise a token once for all of them,
+    # the largest of a layer's
+    expert_inputs: Literal["own", "largest"] = "own"
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -79,6 +85,7 @@ def _preset(
     storage: Storage,
     accumulate: Literal["float64", "float32"],
     router_logits: Storage | Literal["card"],
+    activations: Literal["storage", "checkpoint"] = "storage",
 ) -> Numerics:
     return Numerics(
         name=name,
@@ -86,7 +93,7 @@ def _preset(
         accumulate=accumulate,
         router_logits=router_logits,
         weights="checkpoint",
-        activations="storage",
+        activations=activations,
     )
 
 
@@ -94,6 +101,8 @@ NUMERICS: Mapping[str, Numerics] = {
     "exact": _preset("exact", "float64", "float64", "float64"),
     "fp32": _preset("fp32", "float32", "float32", "float32"),
     "bf16": _preset("bf16", "bfloat16", "float32", "card"),  # what engines do
+    # what engines do with a quantised checkpoint; with any other, the same as bf16
+    "checkpoint": _preset("checkpoint", "bfloat16", "float32", "card", "checkpoint"),
 }
 
 

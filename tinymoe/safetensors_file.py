@@ -9,6 +9,7 @@ keys it keeps one. Format: huggingface/safetensors, README, "Format".
 from __future__ import annotations
 
 import math
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,25 @@ class SafetensorsFile:
             name: _entry(name, fields, data_start, path) for name, fields in header.items()
         }
         _check_cover(list(self.entries.values()), data_start, size, path)
-        self._bytes: Array = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))  # (size,)
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes: Array = np.frombuffer(self._map, np.uint8)  # (size,)
 
     def raw(self, name: str) -> Array:
         """The tensor as stored, a read-only view of the file: BF16 as uint16, FP8 as uint8."""
         entry = self.entries[name]
         data = self._bytes[entry.start : entry.start + entry.nbytes]
         return data.view(DTYPES[entry.dtype]).reshape(entry.shape)
+
+    def release(self, name: str) -> None:
+        """Let go of the tensor's pages: they stop counting as this process's memory.
+
+        The system may keep them as its cache of the file, and does while nobody needs the room.
+        """
+        entry = self.entries[name]
+        if entry.nbytes and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            start = entry.start - entry.start % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, start, entry.start + entry.nbytes - start)
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int, int]:

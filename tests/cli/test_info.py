@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+from tests.low_precision import made, one
+from tests.stored import write
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.families import read_config
 from tinymoe.safetensors_file import SafetensorsFile
@@ -80,3 +82,41 @@ def test_a_quantised_model_has_the_parameters_that_its_bytes_stand_for(run, mode
     assert facts["formats"]["U8"]["parameters"] == L * E * 3 * H * intermediate
     assert "mxfp4" in run("info", "--model", low).out
     assert json.loads(run("info", "--model", whole, "--json").out)["quantised"] == "none"
+
+
+def quantised(run, folder, layout, only="", more=None):
+    case = made(layout, only=only)
+    write(folder, case.low | (more or {}), case.config)
+    facts = json.loads(run("info", "--model", str(folder), "--json").out)
+    return facts, run("info", "--model", str(folder)).out
+
+
+def test_a_scheme_is_said_kind_by_kind(run, tmp_path):
+    # modular#6600: which way the scale goes; vllm#45132: what is quantised and what is not
+    facts, page = quantised(run, tmp_path, "ct NVFP4", only=".experts.")
+    said = facts["quantisation"]
+    assert said["scale_convention"].startswith("divisor: weight_global_scale")
+    assert said["inputs"].startswith("NVFP4 under a static scale")
+    assert said["cache"] == "none"
+    assert said["cache_scales"] == {"stored": 0, "layers": 2}
+    assert said["modules"] == {
+        "model.embed_tokens": {"plain": 1},
+        "lm_head": {"plain": 1},
+        **{f"self_attn.{letter}_proj": {"plain": 2} for letter in "qkvo"},
+        "mlp.gate": {"plain": 2},
+        **{f"mlp.experts.*.{part}_proj": {"quantised": 8} for part in ("gate", "up", "down")},
+    }
+    assert "divisor: weight_global_scale" in page
+    assert "8 quantised" in page
+    assert "quantisation" not in run("info").out
+
+
+def test_scales_of_keys_and_values_are_said(run, tmp_path):
+    # vllm#35656: dropped without a word
+    scales = {
+        f"model.layers.0.self_attn.{letter}_proj.{letter}_scale": one(0.01) for letter in "kv"
+    }
+    facts, page = quantised(run, tmp_path, "modelopt FP8", more=scales)
+    assert facts["quantisation"]["cache_scales"] == {"stored": 1, "layers": 2}
+    assert facts["quantisation"]["scale_convention"].startswith("multiplier")
+    assert "scales of 1 of 2 layers are stored" in page

@@ -107,7 +107,7 @@ WRONG: dict[str, tuple[Callable[[Tensors], Tensors], dict[str, Any] | None, str]
     "scale in bytes": (
         lambda low: changed(low, scale=("U8", np.ones((2, 2), np.uint8))),
         FP8,
-        "_scale_inv.*expected F32, BF16, found U8",
+        "_scale_inv.*expected F32, BF16, F16, found U8",
     ),
     "weight in the other FP8": (
         lambda low: changed(low, weight=("F8_E5M2", low[NAME][1])),

@@ -132,12 +132,18 @@ def test_a_missing_part_is_refused_by_name(by: Made, part: str, tmp_path: Path) 
         load(checkpoint)
 
 
-def test_scales_of_activations_are_named(tmp_path: Path) -> None:
-    # weights alone are read: what would have quantised activations is not used, and said
-    config, low, _, _ = made("modelopt")
+def test_scales_of_activations_belong_to_their_weight(tmp_path: Path) -> None:
+    # fp32 and bf16 do not quantise inputs; the scales are no leftovers for all that: thousands of
+    # names in a warning would hide one tensor that is (llama.cpp#23629). One too many is named
+    config, low, plain, _ = made("modelopt")
     low[f"{MODULE}.input_scale"] = ("F32", np.array(0.5, np.float32))
-    checkpoint = write(tmp_path, low, config | {"quantization_config": MODELOPT})
-    with pytest.warns(UserWarning, match=f"does not use: {MODULE}.input_scale$"):
+    checkpoint = write(tmp_path / "low", low, config | {"quantization_config": MODELOPT})
+    got, wanted = load(checkpoint), load(write(tmp_path / "plain", plain, config))
+    for ours, theirs in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    low["model.layers.1.mlp.gate.input_scale"] = low[f"{MODULE}.input_scale"]
+    checkpoint = write(tmp_path / "more", low, config | {"quantization_config": MODELOPT})
+    with pytest.warns(UserWarning, match="does not use: model.layers.1.mlp.gate.input_scale$"):
         load(checkpoint)
 
 
@@ -166,13 +172,15 @@ def group(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("scheme", "says"),
     [
-        (CT | {"format": "float-quantized"}, "'float-quantized'"),
+        (CT | {"format": "int-quantized"}, "'int-quantized'"),
+        (CT | {"format": "float-quantized"}, "'float-quantized' has"),  # its weights are FP8
         (group(num_bits=8), "config_groups"),
         (group(group_size=32), "config_groups"),
         (CT | {"config_groups": None}, "config_groups"),
         (CT | {"transform_config": {"rotation": 1}}, "transform_config"),
         (CT | {"a_new_field": 1}, "a_new_field"),
-        (MODELOPT | {"quant_algo": "FP8"}, "'FP8'"),
+        (MODELOPT | {"quant_algo": "MIXED_PRECISION"}, "'MIXED_PRECISION'"),
+        (MODELOPT | {"quant_algo": "NVFP4_AWQ"}, "'NVFP4_AWQ'"),
         (MODELOPT | {"quant_algo": "W4A8_NVFP4_FP8"}, "W4A8"),
         (MODELOPT | {"group_size": 32}, "group_size"),
         (MODELOPT | {"ignore": "lm_head"}, "ignore"),

@@ -54,6 +54,7 @@ def generate(
     model: options.Model = None,
     numerics: options.Numerics = "fp32",
     backend: options.Backend = "numpy",
+    memory: options.Memory = None,
     stats: Annotated[
         bool,
         typer.Option(
@@ -96,7 +97,7 @@ def generate(
     with report.outcome(as_json):
         asked = prompts.collect(prompt, file, ids)
         _check_chat(chat, system, asked, as_json)
-        opened, load_seconds = _open(model, numerics, backend)
+        opened, load_seconds = _open(model, numerics, backend, memory)
         chosen = opened.default_sampling(
             **_given(
                 temperature=temperature,
@@ -130,7 +131,7 @@ def generate(
         if stats:
             from tinymoe.cli.stats import show as show_stats
 
-            show_stats(work, settings)
+            show_stats(work, settings, opened.params.reads)
         if work.interrupted:
             raise typer.Exit(report.INTERRUPTED)
 
@@ -153,12 +154,13 @@ def _check_chat(chat: bool, system: str | None, asked: list[prompts.Prompt], as_
         )
 
 
-def _open(model: Any, numerics: str, backend: Any) -> tuple[Model, float]:
+def _open(model: Any, numerics: str, backend: Any, memory: str | None) -> tuple[Model, float]:
     """The model, and the seconds it took to read it."""
     from tinymoe.api import load
 
     begin = time.perf_counter()
-    opened = load(model, backend=backend, numerics=numerics)
+    opened = load(model, backend=backend, numerics=numerics, memory=memory)
+    report.say_if_on_demand(opened.params.reads)
     return opened, time.perf_counter() - begin
 
 
@@ -222,6 +224,7 @@ def _show_logprobs(model: Model, work: Work) -> None:
 def _as_dict(model: Model, work: Work, backend: str) -> dict[str, Any]:
     from tinymoe import __version__
     from tinymoe.cli.stats import as_dict
+    from tinymoe.measure.reads import describe
 
     sampling = work.answers[0].sampling
     return {
@@ -239,6 +242,7 @@ def _as_dict(model: Model, work: Work, backend: str) -> dict[str, Any]:
         "interrupted": work.interrupted,
         "answers": [_answer(answer, work.begin) for answer in work.answers],
         "stats": as_dict(work),
+        "weights": describe(model.params.reads),
     }  # fmt: skip
 
 

@@ -37,12 +37,16 @@ def info(model: options.Model = None, as_json: options.Json = False) -> None:
 
 def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
     """All of it, as plain values."""
-    from tinymoe.families.quantised import scheme_of
+    from tinymoe.core import NUMERICS
+    from tinymoe.families import resident_bytes
+    from tinymoe.families.describe import describe_scheme
+    from tinymoe.families.memory import available_memory
     from tinymoe.measure.footprint import footprint
     from tinymoe.measure.shapes import kv_values
 
     sizes, positions = footprint(checkpoint, config), kv_values(config)
     shape = asdict(config)
+    scheme = describe_scheme(checkpoint, config)
     router, layers, cards = (shape.pop(name) for name in ("router", "layers", "attention"))
     return {
         "path": str(checkpoint.path),
@@ -56,13 +60,16 @@ def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
         "attention": _kinds(cards),
         "router": router,
         "parameters": {"total": sizes.total, "active": sizes.active},
-        "quantised": scheme_of(checkpoint).method,
+        "quantised": scheme["method"],
+        "quantisation": scheme,
         "formats": {name: kind._asdict() for name, kind in sizes.formats.items()},
         "bytes": {
             "files": sum(file.path.stat().st_size for file in checkpoint.files),
             "tensors": sizes.nbytes,
             "read_per_token": sizes.read_per_token,
             "kv_per_position": {"fp32": 4 * positions, "bf16": 2 * positions},
+            "in_memory": {name: resident_bytes(config, NUMERICS[name]) for name in NUMERICS},
+            "available": available_memory(),
         },
         "tokenizer": _tokenizer_size(checkpoint),
         "end_ids": list(checkpoint.end_ids),
@@ -112,6 +119,7 @@ def _page(facts: dict[str, Any]) -> str:
                  "of the experts only those chosen"],
             ["quantised", facts["quantised"]],
             ["files", _bytes(sizes["files"])],
+            ["in memory", _in_memory(sizes)],
             ["read per token", f"{_bytes(sizes['read_per_token'])} of weights as stored, for one "
                                "sequence alone"],
             ["key/value cache", f"{_bytes(kv['fp32'])} a position in float32, "
@@ -126,6 +134,10 @@ def _page(facts: dict[str, Any]) -> str:
             for kind in facts["attention"]
         },
         "router: score, select, gather, renorm, scale": _rows(facts["router"]),
+        **(
+            {"quantisation": _scheme(facts["quantisation"])}
+            if facts["quantised"] != "none" else {}
+        ),
         "tensors as stored": [
             [name, f"{kind['tensors']:,} tensors", f"{_count(kind['parameters'])} values",
              _bytes(kind["nbytes"])]
@@ -133,6 +145,33 @@ def _page(facts: dict[str, Any]) -> str:
         ],
     }  # fmt: skip
     return "\n\n".join(f"{style.bold(t)}\n{report.table(rows)}" for t, rows in blocks.items())
+
+
+def _scheme(facts: dict[str, Any]) -> list[list[str]]:
+    """The scheme, then which modules have it: all of a kind, none, or how many."""
+    scales = facts["cache_scales"]
+    rows = [
+        ["weights", facts["weights"]],
+        ["their scales", facts["scale_convention"]],
+        ["inputs", f"{facts['inputs']} (applied by --numerics checkpoint alone)"],
+        ["keys and values", f"{facts['cache']}; scales of {scales['stored']} of "
+                            f"{scales['layers']} layers are stored"],
+    ]  # fmt: skip
+    for kind, count in facts["modules"].items():
+        both = [f"{number:,} {said}" for said, number in sorted(count.items(), reverse=True)]
+        rows.append([kind, ", ".join(both)])
+    return rows
+
+
+def _in_memory(sizes: dict[str, Any]) -> str:
+    """Whether all weights fit, in the default numerics."""
+    from tinymoe.families.memory import budget_of
+
+    needed, free = sizes["in_memory"]["fp32"], sizes["available"]
+    how = "all held" if budget_of(needed, None) is None else "read when used (--memory)"
+    return f"{_bytes(needed)} in float32, {how}" + (
+        "" if free is None else f": {_bytes(free)} are available"
+    )
 
 
 def _rows(fields: dict[str, Any]) -> list[list[str]]:

@@ -24,14 +24,25 @@ Model = Annotated[
 Numerics = Annotated[
     str,
     typer.Option(
-        metavar="exact|fp32|bf16",
-        help="Arithmetic: float64 throughout; float32; or bfloat16 between ops, as engines do.",
+        metavar="exact|fp32|bf16|checkpoint",
+        help="Arithmetic: float64 throughout; float32; bfloat16 between ops, as engines do; or "
+        "that, with inputs and cache quantised as the checkpoint says (if it does not: bf16).",
         rich_help_panel=MODEL,
     ),
 ]
 Backend = Annotated[
     str,
     typer.Option(metavar="numpy", help="What computes the ops.", rich_help_panel=MODEL),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="3GB",
+        help="Bytes that weights may take. What does not fit is read when it is used, with the "
+        "same results.",
+        show_default="what is available",
+        rich_help_panel=MODEL,
+    ),
 ]
 Prompts = Annotated[
     list[str] | None,

@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
 from tinymoe.core import TinymoeError
+
+if TYPE_CHECKING:
+    from tinymoe.model.on_demand import Reads
 
 WRONG = 2  # exit code: the call or an input was wrong
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -58,6 +61,16 @@ def describe(error: BaseException) -> str:
         reason = error.strerror or str(error)
         return f"{error.filename}: {reason}" if error.filename else reason
     return f"not enough memory: {error}" if str(error) else "not enough memory"
+
+
+def say_if_on_demand(reads: Reads | None) -> None:
+    """Who waits for a disk shall know it."""
+    if reads is not None:
+        print(
+            f"weights are read when they are used: all would take {reads.whole / 1e9:.2f} GB, "
+            f"{reads.budget / 1e9:.2f} GB are for them",
+            file=sys.stderr,
+        )
 
 
 def print_json(value: Any) -> None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tinymoe.cli.report import Style, table
+from tinymoe.measure.reads import memory_lines
 
 if TYPE_CHECKING:
     from tinymoe.api import Token
     from tinymoe.cli.prompts import Prompt
     from tinymoe.core import Sampling
     from tinymoe.measure.expert_load import ExpertLoad
+    from tinymoe.model.on_demand import Reads
 
 WIDTH = 64  # experts in one line of the chart
 
@@ -90,7 +92,7 @@ def as_dict(work: Work) -> dict[str, Any]:
     }
 
 
-def show(work: Work, settings: str) -> None:
+def show(work: Work, settings: str, reads: Reads | None) -> None:
     """Print it all to stderr, so that stdout is the text alone."""
     style = Style(sys.stderr)
     total = as_dict(work)
@@ -102,6 +104,7 @@ def show(work: Work, settings: str) -> None:
     )
     lines += ["", style.bold("expert load") + "  (choices by layer; one column an expert)"]
     lines += load_chart(work.load)
+    lines += ["", style.bold("weights and memory"), *memory_lines(reads)]
     print("\n".join(lines), file=sys.stderr)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ from tinymoe.core import TinymoeError
 
 if TYPE_CHECKING:
     from tinymoe.api import Model
+    from tinymoe.oracle.trace_file import TraceFile
 
 EXAMPLE = 'python -m tinymoe trace "Once upon a time" -o story.safetensors'
 
@@ -73,6 +76,28 @@ def trace(
     as_json: options.Json = False,
     model: options.Model = None,
     numerics: options.Numerics = "fp32",
+    memory: options.Memory = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="3:5",
+            help="Run and read layers 3 and 4 alone; :2 are the embedding and two layers, "
+            "46: is from layer 46 to the logits.",
+            show_default="all",
+            rich_help_panel=options.PROMPT,
+        ),
+    ] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            metavar="FILE.safetensors",
+            help="What enters the first of these layers, in place of a prompt: a tensor 'hidden', "
+            "or of a trace 'layers.2.out' for 3:5.",
+            show_default=False,
+            rich_help_panel=options.PROMPT,
+        ),
+    ] = None,
 ) -> None:
     """Run a text once and write every activation, to compare another engine with.
 
@@ -86,29 +111,94 @@ def trace(
     python -m tinymoe trace --ids 5,6,7 --numerics bf16 --taps "*.router.*" -o router.safetensors
 
     python -m tinymoe trace "Hello" --list
+
+    python -m tinymoe trace --layers 3:5 --input story.safetensors -o two_layers.safetensors
     """
     with report.outcome(as_json):
-        asked = prompts.collect(
-            [prompt] if prompt is not None else None,
-            [file] if file is not None else None,
-            [ids] if ids is not None else None,
-        )
+        given = [[one] if one is not None else None for one in (prompt, file, ids)]
+        # with --input and nothing given, a pipe that happens to be standard input is no prompt
+        asked = prompts.collect(*given) if input_file is None or any(given) else []
         if len(asked) > 1:
             raise TinymoeError("a trace is of one text: give a PROMPT, or --file, or --ids")
         if not only_list:
             _check_output(output, force)
+        span = _span(layers, input_file, asked)
         from tinymoe.api import load
+        from tinymoe.oracle.trace_file import TraceFile
 
-        opened = load(model, numerics=numerics)
-        text, tokens = asked[0] if asked else prompts.default()
-        tokens = opened.encode(text or "") if tokens is None else tokens
-        found = opened.trace(tokens, taps or ())
-        metadata = _metadata(opened, len(tokens))
-        if output is not None and not only_list:
-            from tinymoe.oracle.trace import write_trace
+        opened = load(model, numerics=numerics, memory=memory, on_demand=span is not None)
+        report.say_if_on_demand(opened.params.reads)
+        hidden, tokens, source = _start(opened, asked, span, input_file)
+        metadata = _metadata(opened, len(tokens if hidden is None else hidden))
+        metadata |= {"layers": layers} if layers is not None else {}
+        metadata |= source
+        to = _Listed() if only_list or output is None else TraceFile(output, metadata)
+        with to:
+            opened.trace(tokens, taps or (), layers=span, hidden=hidden, into=to)
+        _report(to, metadata, None if only_list else output, opened, as_json)
 
-            write_trace(output, found, metadata)
-        _report(found, metadata, None if only_list else output, as_json)
+
+def _span(
+    layers: str | None, input_file: Path | None, asked: list[prompts.Prompt]
+) -> tuple[int, int | None] | None:
+    """`3:5`, `:2` or `46:` as numbers; what cannot go together is refused."""
+    if input_file is not None and asked:
+        raise TinymoeError("--input is what enters a layer, in place of a prompt: drop one of them")
+    if layers is None:
+        if input_file is not None:
+            raise TinymoeError("--input needs --layers, as in --layers 3:5, or 0: for all")
+        return None
+    found = re.fullmatch(r"(\d{0,9}):(\d{0,9})", layers)
+    if found is None:
+        raise TinymoeError(f"--layers: expected a range, as 3:5, :2 or 46:, got {layers!r}")
+    first = int(found[1] or 0)
+    if first and input_file is None:
+        raise TinymoeError(
+            f"--layers {layers} begins in the middle: give what enters layer {first} with --input "
+            "FILE.safetensors, a trace that has it, or begin at 0"
+        )
+    return first, int(found[2]) if found[2] else None
+
+
+def _start(
+    model: Model,
+    asked: list[prompts.Prompt],
+    span: tuple[int, int | None] | None,
+    input_file: Path | None,
+) -> tuple[Any, list[int], dict[str, str]]:
+    """Hidden states or token ids to start from, and what the file shall say of the former."""
+    if input_file is not None and span is not None:
+        import hashlib
+
+        import numpy as np
+
+        from tinymoe.oracle.trace_file import read_hidden
+
+        name, hidden = read_hidden(input_file, span[0])
+        digest = hashlib.sha256(np.ascontiguousarray(hidden).data).hexdigest()
+        print(f"{input_file}: {name!r} enters layer {span[0]}", file=sys.stderr)
+        return hidden, [], {"input": f"{input_file.name}: {name}", "input_sha256": digest}
+    text, tokens = asked[0] if asked else prompts.default()
+    return None, list(model.encode(text or "") if tokens is None else tokens), {}
+
+
+class _Listed:
+    """Names and shapes, and nothing written: what `TraceFile` is without a file."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, Any] = {}
+        self.nbytes = 0
+
+    def __call__(self, name: str, value: Any) -> None:
+        self.shapes[name], self.dtypes[name] = value.shape, value.dtype
+        self.nbytes += value.nbytes
+
+    def __enter__(self) -> _Listed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def _check_output(output: Path | None, force: bool) -> None:
@@ -134,7 +224,7 @@ def _metadata(model: Model, tokens: int) -> dict[str, str]:
 
     return {
         "model": model.checkpoint.path.resolve().name,
-        "model_sha256": model.checkpoint.hash(),
+        **_model_hash(model),
         "numerics": model.numerics.name,
         "tokens": str(tokens),
         "tinymoe": __version__,
@@ -142,19 +232,37 @@ def _metadata(model: Model, tokens: int) -> dict[str, str]:
     }
 
 
+def _model_hash(model: Model) -> dict[str, str]:
+    """Of all weights where all were read; else of the headers, not to read them for this."""
+    if model.params.reads is None:
+        return {"model_sha256": model.checkpoint.hash()}
+    return {"model_headers_sha256": model.checkpoint.hash_headers()}
+
+
 def _report(
-    found: dict[str, Any], metadata: dict[str, str], output: Path | None, as_json: bool
+    found: _Listed | TraceFile,
+    metadata: dict[str, str],
+    output: Path | None,
+    model: Model,
+    as_json: bool,
 ) -> None:
-    shapes = {name: list(value.shape) for name, value in found.items()}
+    from tinymoe.measure.reads import describe, memory_lines
+
+    shapes = {name: list(shape) for name, shape in found.shapes.items()}
+    dtypes = {name: str(dtype) for name, dtype in found.dtypes.items()}
+    reads = model.params.reads
     if as_json:
-        dtypes = {name: str(value.dtype) for name, value in found.items()}
-        path = None if output is None else str(output)
-        report.print_json(
-            {"output": path, "metadata": metadata, "shapes": shapes, "dtypes": dtypes}
-        )
+        report.print_json({
+            "output": None if output is None else str(output),
+            "metadata": metadata,
+            "shapes": shapes,
+            "dtypes": dtypes,
+            "weights": describe(reads),
+        })  # fmt: skip
         return
-    rows = [[name, str(found[name].dtype), " x ".join(map(str, shapes[name]))] for name in found]
+    rows = [[name, dtypes[name], " x ".join(map(str, shape))] for name, shape in shapes.items()]
     print(report.table([["tap", "dtype", "shape"], *rows], indent=""))
-    size = sum(value.nbytes for value in found.values())
-    summary = f"{len(found)} taps, {size:,} bytes, {metadata['tokens']} tokens"
+    if reads is not None:
+        print("\n".join(memory_lines(reads)), file=sys.stderr)
+    summary = f"{len(shapes)} taps, {found.nbytes:,} bytes, {metadata['tokens']} tokens"
     print(f"\n{summary}" + (f", written to {output}" if output else ", nothing written (--list)"))

@@ -30,7 +30,10 @@ from tinymoe.families import (
     qwen3_moe,
 )
 from tinymoe.families.layouts import Shape
-from tinymoe.families.tensors import Listing, Source, load_checked
+from tinymoe.families.memory import budget_of
+from tinymoe.families.on_demand import spread
+from tinymoe.families.rooms import Recorder
+from tinymoe.families.tensors import Listing, Reader, Source, check_tensors
 from tinymoe.model.params import Params
 
 FAMILIES: Mapping[str, ModuleType] = {  # by model_type
@@ -73,14 +76,36 @@ def read_config(config: dict[str, Any], positions: int | None = None) -> ModelCo
     return read
 
 
-def load_params(checkpoint: Checkpoint, config: ModelConfig, numerics: Numerics) -> Params:
-    """The checkpoint's weights by role, checked against the config, in `numerics.dtype`."""
+def load_params(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    numerics: Numerics,
+    memory: str | int | None = None,
+    on_demand: bool = False,
+) -> Params:
+    """The checkpoint's weights by role, checked against the config, in `numerics.dtype`.
+
+    All in memory if they fit into `memory` bytes ("3GB"; None: what is available), else read when
+    they are used, with the same values (`on_demand.py`); `on_demand`: so even if they fit.
+    """
 
     def build(source: Source) -> Params:
         params: Params = FAMILIES[config.family].build(source, config)
         return params
 
-    return load_checked(checkpoint, config.num_layers, numerics, build)
+    scheme, needed = check_tensors(checkpoint, config.num_layers, numerics, build)
+    budget = budget_of(needed, memory, on_demand)
+    if budget is None:
+        return build(Reader(checkpoint, scheme, numerics))
+    noted = build(Recorder(checkpoint, scheme, numerics))
+    return spread(noted, Reader(checkpoint, scheme, numerics), budget, needed)
+
+
+def resident_bytes(config: ModelConfig, numerics: Numerics) -> int:
+    """Bytes that all weights take in memory, whatever they take in the file."""
+    listing = Listing()
+    FAMILIES[config.family].build(listing, config)
+    return listing.values * numerics.dtype.itemsize
 
 
 def expected_tensors(config: ModelConfig) -> list[tuple[str, Shape]]:

@@ -30,7 +30,7 @@ from tinymoe.families.common import (
 from tinymoe.families.fields import HARMLESS, Fields
 from tinymoe.families.rope_fields import read_rope, yarn_score_factor
 from tinymoe.families.standard import Names, load_model
-from tinymoe.families.tensors import Source, read
+from tinymoe.families.tensors import Source, read, read_weight
 from tinymoe.model.params import LatentParams, Params
 
 NAMES = Names()
@@ -128,7 +128,7 @@ def _attention(
     R, low, heads = latent.rank, latent.query_rank, config.heads
 
     def matrix(part: str, rows: int, columns: int) -> Any:
-        return read(source, f"{name}.{part}.weight", rows, columns)
+        return read_weight(source, f"{name}.{part}.weight", rows, columns)
 
     def bias(part: str, rows: int) -> Any:
         return read(source, f"{name}.{part}.bias", rows) if card.qkv_bias else None
@@ -136,6 +136,11 @@ def _attention(
     up = source.new(heads, latent.nope_dim + latent.value_dim, R)
     rows = heads * (latent.nope_dim + latent.value_dim)
     source.fill(f"{name}.kv_b_proj.weight", up, (rows, R), lambda flat: flat.reshape(up.shape))
+    if any(source.cached(name)):
+        raise TinymoeError(
+            f"{name}: an FP8 cache of latent attention, which keeps other numbers than keys and "
+            "values of heads, is not emulated; use the numerics 'bf16', which do not quantise it"
+        )
     down_rows, query_rows = R + latent.rope_dim, heads * config.head_dim
     return LatentParams(
         norm=read(source, f"{layer}.input_layernorm.weight", H),
@@ -146,7 +151,7 @@ def _attention(
         down=matrix("kv_a_proj_with_mqa", down_rows, H),
         down_bias=bias("kv_a_proj_with_mqa", down_rows),
         latent_norm=read(source, f"{name}.kv_a_layernorm.weight", R),
-        up=up,
+        up=source.weight(up, [[f"{name}.kv_b_proj.weight"]]),
         out=matrix("o_proj", H, heads * latent.value_dim),
         out_bias=bias("o_proj", H),
     )

@@ -1,7 +1,7 @@
 """gpt-oss: attention sinks, every other layer sliding, biases everywhere, clamped SwiGLU.
 
-openai/gpt-oss-20b and 120b, with experts in MXFP4, as released, or in BF16. Checked against
-transformers' `gpt_oss`.
+openai/gpt-oss-20b and 120b, with experts in MXFP4, as released, in NVFP4, or in BF16. Checked
+against transformers' `gpt_oss`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tinymoe.families.common import (
 )
 from tinymoe.families.fields import HARMLESS, Fields
 from tinymoe.families.rope_fields import read_rope
-from tinymoe.families.standard import Names, load_model, load_router
+from tinymoe.families.standard import Names, fill_stacks, load_model, load_router
 from tinymoe.families.tensors import Source, read
 from tinymoe.model.params import MoeParams, Params
 
@@ -78,8 +78,11 @@ def _moe(source: Source, layer: str, config: ModelConfig, names: Names) -> MoePa
     moe = load_router(source, layer, config, names)
     E, H, width = config.router.experts, config.hidden_size, config.moe_intermediate
     name = f"{layer}.mlp.experts"
-    source.fill(f"{name}.gate_up_proj", moe.gate_up, (E, H, 2 * width), _gate_first)
-    source.fill(f"{name}.down_proj", moe.down, (E, width, H), _transposed)
+    moe = fill_stacks(
+        *(source, moe, (f"{name}.gate_up_proj", f"{name}.down_proj")),
+        shapes=((E, H, 2 * width), (E, width, H)),
+        changes=(_gate_first, _transposed),
+    )
     gate_up_bias = source.new(E, 2 * width)
     source.fill(f"{name}.gate_up_proj_bias", gate_up_bias, (E, 2 * width), _halves)
     return replace(

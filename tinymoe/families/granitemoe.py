@@ -20,8 +20,8 @@ from tinymoe.families.common import (
 )
 from tinymoe.families.fields import HARMLESS, Fields
 from tinymoe.families.rope_fields import read_rope
-from tinymoe.families.standard import Names, load_model, load_router
-from tinymoe.families.tensors import Source
+from tinymoe.families.standard import Names, fill_stacks, load_model, load_router
+from tinymoe.families.tensors import Source, read_weight
 from tinymoe.model.params import MoeParams, Params, SharedParams
 
 NAMES = Names(router="block_sparse_moe.router.layer.weight")
@@ -63,14 +63,15 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
 def _fused_moe(source: Source, layer: str, config: ModelConfig, names: Names) -> MoeParams:
     """All experts in one tensor, gate rows and then up rows, as they are kept here."""
     moe, H = load_router(source, layer, config, names), config.hidden_size
-    source.fill(f"{layer}.block_sparse_moe.input_linear.weight", moe.gate_up)
-    source.fill(f"{layer}.block_sparse_moe.output_linear.weight", moe.down)
+    block = f"{layer}.block_sparse_moe"
+    moe = fill_stacks(
+        source, moe, (f"{block}.input_linear.weight", f"{block}.output_linear.weight")
+    )
     width = config.experts.shared_intermediate
     if not width:
         return moe
-    gate_up, down = source.new(2 * width, H), source.new(H, width)
-    source.fill(f"{layer}.shared_mlp.input_linear.weight", gate_up)
-    source.fill(f"{layer}.shared_mlp.output_linear.weight", down)
+    gate_up = read_weight(source, f"{layer}.shared_mlp.input_linear.weight", 2 * width, H)
+    down = read_weight(source, f"{layer}.shared_mlp.output_linear.weight", H, width)
     return replace(moe, shared=SharedParams(gate_up=gate_up, down=down, gate=None))
 
 

@@ -2,14 +2,22 @@
 
     "fp8"             X.weight               E4M3 (N, K)
                       X.weight_scale_inv     (ceil(N / rows), ceil(K / columns)): it multiplies
+    "fp8_modelopt"    X.weight, X.weight_scale, X.input_scale           `layout_fp8.py`
+    "fp8_ct"          the same, in other shapes and types
     "mxfp4"           X_blocks               E2M1 (E, N, K/32, 16), 32 values in 16 bytes
                       X_scales               E8M0 (E, N, K/32)
+    "mxfp4_ct"        X.weight_packed        E2M1 (N, K/2)
+                      X.weight_scale         E8M0 (N, K/32)
     "nvfp4_ct"        X.weight_packed        E2M1 (N, K/2)
                       X.weight_scale         E4M3 (N, K/16)
                       X.weight_global_scale  (1,), a divisor
+                      X.input_global_scale   (1,), a divisor
     "nvfp4_modelopt"  X.weight               E2M1 (N, K/2)
                       X.weight_scale         E4M3 (N, K/16)
                       X.weight_scale_2       (), a multiplier
+                      X.input_scale          (), a multiplier
+                      X                      fused experts, inputs first: E2M1 (E, K/2, N)
+                      X_weight_scale         E4M3 (E, K/16, N); X_weight_scale_2, X_input_scale
 
 A loader asks for `X.weight` or `X` as if it were stored whole and gets the values that the bytes
 stand for. What is stored decides how a tensor is read; the list of modules that were left as they
@@ -22,72 +30,79 @@ compressed-tensors and of NVIDIA's ModelOpt.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+import re
+from typing import Any
 
 import numpy as np
 
 from tinymoe.checkpoint import Checkpoint
-from tinymoe.core import Array, QuantTensor, TinymoeError
-from tinymoe.families.quantised import Scheme
-from tinymoe.formats import fp8, mxfp4, nvfp4
-
-FLOATS = ("BF16", "F16", "F32", "F64")
-
-Shape = tuple[int, ...]
-
-
-class Part(NamedTuple):
-    """One stored tensor."""
-
-    name: str
-    shape: Shape
-    dtypes: tuple[str, ...]  # any of these
-
-
-class Layout(NamedTuple):
-    """The tensors that hold one array of the model."""
-
-    parts: tuple[Part, ...]
-    # the values, of the shape that was asked for; None where the one part holds them as they are
-    read: Callable[[Checkpoint, np.dtype[Any]], Array] | None
+from tinymoe.core import Array, TinymoeError
+from tinymoe.families.layout_fp4 import Fp4, fp4_layout
+from tinymoe.families.layout_fp8 import fp8_layout
+from tinymoe.families.layout_parts import FLOATS, Input, Layout, Part, refuse_nan, stacked
+from tinymoe.families.layout_parts import Shape as Shape
+from tinymoe.families.scheme import Scheme
+from tinymoe.formats import mxfp4
+from tinymoe.formats.inputs import InputFormat, shared_format
 
 
 def layout_of(scheme: Scheme, checkpoint: Checkpoint, name: str, shape: Shape) -> Layout:
     """Where the array that a loader calls `name` is stored, and how it is read."""
-    there = name in checkpoint
-    if scheme.method == "fp8" and there and checkpoint.entry(name).dtype == "F8_E4M3":
-        return _fp8_layout(name, shape, scheme.block)
-    if scheme.method == "nvfp4_modelopt" and there and checkpoint.entry(name).dtype == "U8":
-        return _modelopt_layout(checkpoint, name, shape)
-    if scheme.method == "nvfp4_ct" and not there and name.endswith(".weight"):
-        parts = [f"{name}_{part}" for part in ("packed", "scale", "global_scale")]
-        if any(part in checkpoint for part in parts):
-            return _ct_layout(name, shape)
-    if scheme.method == "mxfp4" and not there and len(shape) == 3 and not scheme.says_kept(name):
-        return _mxfp4_layout(name, shape)
+    dtype = checkpoint.entry(name).dtype if name in checkpoint else None
+    if scheme.method.startswith("fp8") and dtype == "F8_E4M3":
+        _refuse_pre_quant_scale(checkpoint, name)
+        return fp8_layout(scheme, checkpoint, name, shape)
+    if scheme.method == "nvfp4_modelopt" and dtype == "U8":
+        return _modelopt_layout(scheme, checkpoint, name, shape)
+    if dtype is None and name.endswith(".weight") and scheme.method in ("nvfp4_ct", "mxfp4_ct"):
+        parts = ("packed", "scale", "global_scale")
+        if any(f"{name}_{part}" in checkpoint for part in parts):
+            return _ct_layout(scheme, checkpoint, name, shape)
+    stack = dtype is None and len(shape) == 3
+    if stack and scheme.method == "mxfp4" and not scheme.says_kept(name):
+        return _gpt_oss_layout(name, shape)
+    if stack and (fused := _FUSED.fullmatch(name)):
+        first = f"{fused[1]}.0.{_OWN[fused[2]][0]}.weight"
+        if first in checkpoint or f"{first}_packed" in checkpoint:
+            return _unfused_layout(scheme, checkpoint, fused[1], fused[2], shape)
     return Layout((Part(name, shape, FLOATS),), None)
 
 
-def _fp8_layout(name: str, shape: Shape, block: tuple[int, int]) -> Layout:
-    """Codes times the scale of their block. The last block of a side may be a partial one.
-
-    So a side of a block is what the config says, not rows divided by rows of scales: for
-    DeepSeek-V3's 576 rows of `kv_a_proj_with_mqa` and 5 of scales that would be 115.
-    """
-    _matrix_only(name, shape, "FP8")
-    scales = f"{name}_scale_inv"
-    grid = (math.ceil(shape[0] / block[0]), math.ceil(shape[1] / block[1]))
-
-    def read(checkpoint: Checkpoint, dtype: np.dtype[Any]) -> Array:
-        # float32: one rounding, of the product; float64: none
-        return fp8.decode_blocks(checkpoint.raw(name), checkpoint.read(scales, dtype), block)
-
-    return Layout((Part(name, shape, ("F8_E4M3",)), Part(scales, grid, ("F32", "BF16"))), read)
+def _ct_layout(scheme: Scheme, checkpoint: Checkpoint, name: str, shape: Shape) -> Layout:
+    """compressed-tensors. The tensor scale divides: multiplied by, it is off by its square."""
+    _expect_matrices(name, shape, "FP4")
+    nvidia, module = scheme.method == "nvfp4_ct", name.removesuffix("weight")
+    form = Fp4(
+        "nvfp4" if nvidia else "mxfp4",
+        "ct",
+        codes=f"{name}_packed",
+        scales=f"{name}_scale",
+        tensor_scale=f"{name}_global_scale" if nvidia else None,
+        input_scale=f"{module}input_global_scale" if nvidia else None,
+    )
+    return fp4_layout(checkpoint, form, shape, scheme.inputs != "none")
 
 
-def _mxfp4_layout(name: str, shape: Shape) -> Layout:
+def _modelopt_layout(scheme: Scheme, checkpoint: Checkpoint, name: str, shape: Shape) -> Layout:
+    """ModelOpt. The tensor scale multiplies."""
+    _refuse_pre_quant_scale(checkpoint, name)
+    fused = len(shape) == 3 and not name.endswith(".weight")
+    if not fused:
+        _expect_matrices(name, shape, "NVFP4")
+    prefix, module = (f"{name}_weight", f"{name}_") if fused else (name, name[: -len("weight")])
+    form = Fp4(
+        "nvfp4",
+        "modelopt",
+        codes=name,
+        scales=f"{prefix}_scale",
+        tensor_scale=f"{prefix}_scale_2",
+        input_scale=f"{module}input_scale",
+        inputs_first=fused,
+    )
+    return fp4_layout(checkpoint, form, shape, scheme.inputs != "none")
+
+
+def _gpt_oss_layout(name: str, shape: Shape) -> Layout:
     """A stack that the loader knows as (E, K, N), stored as (E, N, K/32, 16): K in blocks."""
     experts, inputs, outputs = shape
     if inputs % mxfp4.BLOCK:
@@ -98,74 +113,74 @@ def _mxfp4_layout(name: str, shape: Shape) -> Layout:
     grid = (experts, outputs, inputs // mxfp4.BLOCK)
     blocks, scales = f"{name}_blocks", f"{name}_scales"
 
-    def read(checkpoint: Checkpoint, dtype: np.dtype[Any]) -> Array:
-        values = np.empty((experts, outputs, inputs), dtype)  # float32 holds each exactly
-        codes, powers = checkpoint.raw(blocks), checkpoint.raw(scales)
-        for expert in range(experts):  # one at a time: a layer is gigabytes
-            values[expert] = mxfp4.decode_gpt_oss(codes[expert], powers[expert])
-        return values.swapaxes(1, 2)  # (E, K, N)
+    def read_one(checkpoint: Checkpoint, dtype: np.dtype[Any], expert: int) -> Array:
+        codes, powers = checkpoint.raw(blocks)[expert], checkpoint.raw(scales)[expert]
+        refuse_nan(checkpoint, scales, powers, "E8M0 scales")
+        # float32 holds each exactly
+        return mxfp4.decode_gpt_oss(codes, powers).astype(dtype, copy=False).T  # (K, N)
 
     stored = (Part(blocks, (*grid, mxfp4.BLOCK // 2), ("U8",)), Part(scales, grid, ("U8",)))
-    return Layout(stored, read)
+    return Layout(stored, stacked(read_one, shape), read_one)
 
 
-def _ct_layout(name: str, shape: Shape) -> Layout:
-    """compressed-tensors. The tensor scale divides: multiplied by, it is off by its square."""
-    names = (f"{name}_packed", f"{name}_scale", f"{name}_global_scale")
-    return _nvfp4_layout(names, shape, (1,), "ct")
+# Llama-4's fused experts, which llm-compressor takes apart into linear layers before it quantises
+_FUSED = re.compile(r"(.+\.feed_forward\.experts)\.(gate_up_proj|down_proj)")
+_OWN = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
-def _modelopt_layout(checkpoint: Checkpoint, name: str, shape: Shape) -> Layout:
-    """ModelOpt. The tensor scale multiplies."""
+def _unfused_layout(
+    scheme: Scheme, checkpoint: Checkpoint, experts: str, role: str, shape: Shape
+) -> Layout:
+    """A stack (E, K, N) from `experts.{e}.gate_proj.weight` and so on, (N, K) each."""
+    count, inputs, outputs = shape
+    modules = _OWN[role]
+    width = outputs // len(modules)
+    each = [
+        [
+            layout_of(scheme, checkpoint, f"{experts}.{e}.{module}.weight", (width, inputs))
+            for module in modules
+        ]
+        for e in range(count)
+    ]
+
+    def read_one(checkpoint: Checkpoint, dtype: np.dtype[Any], expert: int) -> Array:
+        matrices = [
+            checkpoint.read(part.parts[0].name, dtype)
+            if part.read is None
+            else part.read(checkpoint, dtype)
+            for part in each[expert]
+        ]
+        return np.concatenate(matrices).T  # (K, N)
+
+    def read_inputs(checkpoint: Checkpoint) -> tuple[InputFormat, ...]:
+        return tuple(
+            shared_format([form for m in own if m.input for form in m.input.read(checkpoint)])
+            for own in each
+        )
+
+    flat = [layout for own in each for layout in own]
+    needed = [layout.input for layout in flat if layout.input is not None]
+    if needed and len(needed) != len(flat):
+        raise TinymoeError(
+            f"{experts}: some experts' {role} are quantised with their inputs and some are not"
+        )
+    parts = tuple(part for layout in flat for part in layout.parts)
+    scales = tuple(part for one in needed for part in one.parts)
+    found = Input(scales, read_inputs) if needed else None
+    return Layout(parts, stacked(read_one, shape), read_one, found)
+
+
+def _refuse_pre_quant_scale(checkpoint: Checkpoint, name: str) -> None:
     if f"{name.removesuffix('weight')}pre_quant_scale" in checkpoint:
         raise TinymoeError(
             f"tensor {name!r}: has a pre_quant_scale, by which its input is multiplied (AWQ, "
             "SVDQuant); this version of tinymoe does not do that"
         )
-    return _nvfp4_layout((name, f"{name}_scale", f"{name}_scale_2"), shape, (), "modelopt")
 
 
-def _nvfp4_layout(
-    names: tuple[str, str, str],
-    shape: Shape,
-    scale_shape: Shape,
-    convention: Literal["ct", "modelopt"],
-) -> Layout:
-    """Each matrix under its own tensor scale: gate's is not up's (vllm#54974)."""
-    codes, scales, tensor_scale = names
-    _matrix_only(codes, shape, "NVFP4")
-    rows, columns = shape
-    if columns % nvfp4.BLOCK:
+def _expect_matrices(name: str, shape: Shape, what: str) -> None:
+    if len(shape) not in (2, 3) or not name.endswith(".weight"):
         raise TinymoeError(
-            f"tensor {codes!r}: config.json makes its rows {columns} long, which does not divide "
-            f"into NVFP4 blocks of {nvfp4.BLOCK}"
-        )
-
-    def read(checkpoint: Checkpoint, dtype: np.dtype[Any]) -> Array:
-        whole = QuantTensor(
-            format="nvfp4",
-            convention=convention,
-            codes=checkpoint.raw(codes),
-            scales=checkpoint.raw(scales),
-            block=(1, nvfp4.BLOCK),
-            tensor_scale=np.float32(checkpoint.read(tensor_scale, "float32").item()),
-            tensor_scale_is="divisor" if convention == "ct" else "multiplier",
-        )
-        return nvfp4.decode(whole, dtype=dtype)
-
-    return Layout(
-        (
-            Part(codes, (rows, columns // 2), ("U8",)),
-            Part(scales, (rows, columns // nvfp4.BLOCK), ("F8_E4M3",)),
-            Part(tensor_scale, scale_shape, ("F32",)),
-        ),
-        read,
-    )
-
-
-def _matrix_only(name: str, shape: Shape, what: str) -> None:
-    if len(shape) != 2 or ".weight" not in name:
-        raise TinymoeError(
-            f"tensor {name!r} of shape {shape}: expected {what} in matrices called *.weight alone; "
-            f"stacks and vectors in {what} are not read"
+            f"tensor {name!r} of shape {shape}: expected {what} in matrices called *.weight, or "
+            f"in stacks of them; vectors in {what} are not read"
         )

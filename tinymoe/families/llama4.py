@@ -21,7 +21,7 @@ from tinymoe.families.common import (
 )
 from tinymoe.families.fields import HARMLESS, Fields
 from tinymoe.families.rope_fields import read_rope
-from tinymoe.families.standard import Names, load_model, load_router, load_shared
+from tinymoe.families.standard import Names, fill_stacks, load_model, load_router, load_shared
 from tinymoe.families.tensors import Source
 from tinymoe.model.params import MoeParams, Params
 
@@ -133,8 +133,11 @@ def _moe(source: Source, layer: str, config: ModelConfig, names: Names) -> MoePa
     moe = load_router(source, layer, config, names)
     E, H, width = config.router.experts, config.hidden_size, config.moe_intermediate
     name = f"{layer}.feed_forward.experts"
-    source.fill(f"{name}.gate_up_proj", moe.gate_up, (E, H, 2 * width), _transposed)
-    source.fill(f"{name}.down_proj", moe.down, (E, width, H), _transposed)
+    moe = fill_stacks(
+        *(source, moe, (f"{name}.gate_up_proj", f"{name}.down_proj")),
+        shapes=((E, H, 2 * width), (E, width, H)),
+        changes=(_transposed, _transposed),
+    )
     return replace(moe, shared=load_shared(source, layer, config, names))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tinymoe.cards import AttentionCard, ModelConfig
 from tinymoe.core import Array
 from tinymoe.families.layouts import Shape
-from tinymoe.families.tensors import Source, read
+from tinymoe.families.tensors import Change, Source, read, read_weight
 from tinymoe.model.params import (
     AttentionParams,
     DenseParams,
@@ -18,6 +18,7 @@ from tinymoe.model.params import (
     Params,
     SharedParams,
 )
+from tinymoe.model.weights import Weight, plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,8 @@ def load_attention(
     qkv = source.new(start, H)
     for letter, place in places:
         source.fill(f"{name}.{letter}_proj.weight", qkv[place])
-    out = read(source, f"{name}.o_proj.weight", H, rows[0])
+    out = read_weight(source, f"{name}.o_proj.weight", H, rows[0])
+    keys, values = source.cached(name)
     bias = None
     if card.qkv_bias:
         bias = source.new(start)
@@ -67,12 +69,14 @@ def load_attention(
             source.fill(f"{name}.{letter}_proj.bias", bias[place])
     return AttentionParams(
         norm=norm,
-        qkv=qkv,
+        qkv=source.weight(qkv, [[f"{name}.{letter}_proj.weight" for letter in "qkv"]]),
         qk_norm=_head_norms(source, layer, config, card, names),
         out=out,
         qkv_bias=bias,
         out_bias=read(source, f"{name}.o_proj.bias", H) if card.out_bias else None,
         sinks=read(source, f"{name}.sinks", config.heads) if card.sinks else None,
+        key_format=keys,
+        value_format=values,
     )
 
 
@@ -101,19 +105,23 @@ def _as_heads(head_dim: int) -> Callable[[Array], Array]:
 
 def load_gated(
     source: Source, name: str, width: int, hidden: int, names: Names
-) -> tuple[Array, Array]:
+) -> tuple[Weight, Weight]:
     """A feed-forward network: gate_up (2I, H), gate rows first, and down (H, I)."""
     gate_up, down = source.new(2 * width, hidden), source.new(hidden, width)
-    fill_gated(source, name, gate_up, down, names)
-    return gate_up, down
+    first, second = fill_gated(source, name, gate_up, down, names)
+    return source.weight(gate_up, [first]), source.weight(down, [second])
 
 
-def fill_gated(source: Source, name: str, gate_up: Array, down: Array, names: Names) -> None:
-    """The same into arrays that are there."""
+def fill_gated(
+    source: Source, name: str, gate_up: Array, down: Array, names: Names
+) -> tuple[list[str], list[str]]:
+    """The same into arrays that are there: names of the tensors that filled each."""
     width = len(gate_up) // 2
-    source.fill(f"{name}.{names.gate}.weight", gate_up[:width])
-    source.fill(f"{name}.{names.up}.weight", gate_up[width:])
-    source.fill(f"{name}.{names.down}.weight", down)
+    gate, up, last = (f"{name}.{part}.weight" for part in (names.gate, names.up, names.down))
+    source.fill(gate, gate_up[:width])
+    source.fill(up, gate_up[width:])
+    source.fill(last, down)
+    return [gate, up], [last]
 
 
 def load_dense(source: Source, layer: str, config: ModelConfig, names: Names) -> DenseParams:
@@ -128,10 +136,31 @@ def load_dense(source: Source, layer: str, config: ModelConfig, names: Names) ->
 def load_moe(source: Source, layer: str, config: ModelConfig, names: Names) -> MoeParams:
     """Router and experts, each expert's tensors by themselves, read into one stack."""
     moe = load_router(source, layer, config, names)
+    gate_up, down, filled = plain(moe.gate_up), plain(moe.down), []
     for expert in range(config.router.experts):
         name = f"{layer}.{names.expert.format(expert)}"
-        fill_gated(source, name, moe.gate_up[expert], moe.down[expert], names)
-    return replace(moe, shared=load_shared(source, layer, config, names))
+        filled.append(fill_gated(source, name, gate_up[expert], down[expert], names))
+    return replace(
+        moe,
+        gate_up=source.weight(gate_up, [first for first, _ in filled]),
+        down=source.weight(down, [second for _, second in filled]),
+        shared=load_shared(source, layer, config, names),
+    )
+
+
+def fill_stacks(
+    source: Source,
+    moe: MoeParams,
+    names: tuple[str, str],
+    shapes: tuple[Shape | None, Shape | None] = (None, None),
+    changes: tuple[Change | None, Change | None] = (None, None),
+) -> MoeParams:
+    """All experts' matrices from two tensors, as gate_up and down are stored whole."""
+    stacks = plain(moe.gate_up), plain(moe.down)
+    for name, stack, shape, change in zip(names, stacks, shapes, changes, strict=True):
+        source.fill(name, stack, shape, change)
+    gate_up, down = (source.weight(s, [[n]]) for s, n in zip(stacks, names, strict=True))
+    return replace(moe, gate_up=gate_up, down=down)
 
 
 def load_router(source: Source, layer: str, config: ModelConfig, names: Names) -> MoeParams:
@@ -161,9 +190,9 @@ def load_shared(
         return None
     name = f"{layer}.{names.shared}"
     gate_up, down = load_gated(source, name, card.shared_intermediate, H, names)
-    gate = None
+    gate: Weight | None = None
     if card.shared == "gated":
-        gate = read(source, f"{layer}.{names.shared_gate}", 1, H)
+        gate = read_weight(source, f"{layer}.{names.shared_gate}", 1, H)
     return SharedParams(gate_up=gate_up, down=down, gate=gate)
 
 
@@ -178,9 +207,9 @@ def load_model(
     V, H = config.vocab_size, config.hidden_size
     embed = read(source, f"{names.prefix}model.embed_tokens.weight", V, H)
     final_norm = read(source, f"{names.prefix}model.norm.weight", H)
-    head = embed
+    head: Weight = embed
     if not config.tied_head:
-        head = read(source, f"{names.prefix}lm_head.weight", V, H)
+        head = read_weight(source, f"{names.prefix}lm_head.weight", V, H)
     layers = []
     for index, (kind, card) in enumerate(zip(config.layers, config.attention, strict=True)):
         layer = f"{names.prefix}model.layers.{index}"

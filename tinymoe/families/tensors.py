@@ -11,20 +11,23 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from math import prod
+from typing import Protocol
 
 import numpy as np
 
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import Array, Numerics, TinymoeError
-from tinymoe.families.layouts import Part, Shape, layout_of
+from tinymoe.families.inputs import CacheFormats, Groups, Inputs
+from tinymoe.families.layout_parts import Layout, Part
+from tinymoe.families.layouts import Shape, layout_of
 from tinymoe.families.quantised import Scheme, scheme_of
 from tinymoe.model.params import aligned_empty
+from tinymoe.model.weights import Weight
 
 _LISTED = 8  # names in a message
 
 Change = Callable[[Array], Array]
-Built = TypeVar("Built")
 
 
 class Source(Protocol):
@@ -48,6 +51,18 @@ class Source(Protocol):
         """
         ...
 
+    def weight(self, values: Array, groups: Groups) -> Weight:
+        """A filled matrix or stack, with the format of its input if that is quantised.
+
+        `groups`: names of the tensors that filled it, one group a matrix; of a stack one group
+        an expert, or one for all. Only `values.shape` may be looked at.
+        """
+        ...
+
+    def cached(self, attention: str) -> CacheFormats:
+        """How this attention's keys and values are kept; (None, None): as they are."""
+        ...
+
 
 def read(source: Source, name: str, *shape: int) -> Array:
     """A tensor as an array of its own."""
@@ -56,14 +71,21 @@ def read(source: Source, name: str, *shape: int) -> Array:
     return out
 
 
+def read_weight(source: Source, name: str, *shape: int) -> Weight:
+    """A matrix of a product, with its input's format if that is quantised."""
+    return source.weight(read(source, name, *shape), [[name]])
+
+
 class Listing:
     """A source that notes names and shapes: `seen` after the loader has run."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, Shape]] = []
+        self.values = 0  # in all arrays of the model
 
     def new(self, *shape: int) -> Array:
         """One zero, seen as an array of the shape."""
+        self.values += prod(shape)
         return np.broadcast_to(np.zeros((), np.float32), shape)
 
     def ones(self, out: Array) -> None:
@@ -75,12 +97,21 @@ class Listing:
         """Note what would be read."""
         self.seen.append((name, out.shape if stored is None else stored))
 
+    def weight(self, values: Array, groups: Groups) -> Weight:
+        """Nothing to note."""
+        return values
+
+    def cached(self, attention: str) -> CacheFormats:
+        """Nothing to note."""
+        return None, None
+
 
 class _Check(Listing):
     """The source that looks: raises for what is wrong, collects what is missing."""
 
-    def __init__(self, checkpoint: Checkpoint, scheme: Scheme) -> None:
+    def __init__(self, checkpoint: Checkpoint, scheme: Scheme, numerics: Numerics) -> None:
         super().__init__()
+        self.inputs = Inputs(checkpoint, scheme, numerics, self._look_at)
         self._checkpoint, self._scheme = checkpoint, scheme
         self._missing = list[str]()
         self.used = set[str]()  # names of stored tensors
@@ -92,18 +123,29 @@ class _Check(Listing):
         """The tensor is there, or the tensors that stand for it are, in shape and type."""
         super().fill(name, out, stored, change)
         layout = layout_of(self._scheme, self._checkpoint, *self.seen[-1])
+        self.inputs.note(name, layout)
         for part in layout.parts:
             self._look_at(part)
         if layout.read is not None and self._scheme.says_kept(name):
             self.unlike_the_list.append(name)
 
-    def _look_at(self, part: Part) -> None:
+    def weight(self, values: Array, groups: Groups) -> Weight:
+        """Its input's scales are there, and are numbers."""
+        self.inputs.weight(values, groups)
+        return values
+
+    def cached(self, attention: str) -> CacheFormats:
+        """So are those of keys and values."""
+        return self.inputs.cached(attention)
+
+    def _look_at(self, part: Part) -> bool:
+        """Whether it is there; an error if it is another than is expected."""
         self.used.add(part.name)
         if part.name not in self._checkpoint:
             self._missing.append(part.name)
             if len(self._missing) == _LISTED:  # a config may ask for millions
                 self.raise_missing()
-            return
+            return False
         entry = self._checkpoint.entry(part.name)
         if entry.dtype not in part.dtypes:
             raise TinymoeError(
@@ -116,6 +158,7 @@ class _Check(Listing):
                 f"{entry.file}: tensor {part.name!r}: config.json makes its shape {part.shape}, "
                 f"found {entry.shape}. Is config.json another model's?"
             )
+        return True
 
     def raise_missing(self) -> None:
         """An error with the names of what is missing, if anything is."""
@@ -127,11 +170,13 @@ class _Check(Listing):
             )
 
 
-class _Reader:
+class Reader:
     """The source that reads, each value exactly as stored."""
 
-    def __init__(self, checkpoint: Checkpoint, scheme: Scheme, dtype: np.dtype[Any]) -> None:
-        self._checkpoint, self._scheme, self._dtype = checkpoint, scheme, dtype
+    def __init__(self, checkpoint: Checkpoint, scheme: Scheme, numerics: Numerics) -> None:
+        self._checkpoint, self._scheme, self._dtype = checkpoint, scheme, numerics.dtype
+        self._inputs = Inputs(checkpoint, scheme, numerics, lambda part: part.name in checkpoint)
+        self.bytes_read = 0  # as stored
 
     def new(self, *shape: int) -> Array:
         """Memory for an array."""
@@ -147,6 +192,8 @@ class _Reader:
         """Straight into the array; through one of the tensor's shape where they differ."""
         shape = out.shape if stored is None else stored
         layout = layout_of(self._scheme, self._checkpoint, name, shape)
+        self._inputs.note(name, layout)
+        self._count(layout)
         if layout.read is None and stored is None:
             self._checkpoint.read_into(name, out)
             return
@@ -157,27 +204,77 @@ class _Reader:
             else read(self._checkpoint, self._dtype)
         )
         out[...] = values if change is None else change(values)
+        self._release(layout)
+
+    def fill_one(
+        self, name: str, out: Array, member: int, whole: Shape, change: Change | None
+    ) -> None:
+        """`fill` of one member of a stack that lies in one tensor of shape `whole`.
+
+        `change` is given a stack of this member alone: it may not look at others.
+        """
+        layout = layout_of(self._scheme, self._checkpoint, name, whole)
+        if layout.read is None:
+            values = self._checkpoint.read_rows(name, slice(member, member + 1), self._dtype)
+        elif layout.read_one is None:
+            values = layout.read(self._checkpoint, self._dtype)[member : member + 1]
+        else:
+            values = layout.read_one(self._checkpoint, self._dtype, member)[None]
+        self._count(layout, share=whole[0])
+        out[...] = (values if change is None else change(values))[0]
+        self._release(layout)
+
+    def rows(self, name: str, rows: slice | Array) -> Array:
+        """Some rows of a tensor that is stored as it is used."""
+        values = self._checkpoint.read_rows(name, rows, self._dtype)
+        entry = self._checkpoint.entry(name)
+        self.bytes_read += entry.nbytes * len(values) // max(1, entry.shape[0])
+        return values
+
+    def is_plain(self, name: str, shape: Shape) -> bool:
+        """Whether a tensor is stored as it is used, so that its rows can be read by themselves."""
+        return layout_of(self._scheme, self._checkpoint, name, shape).read is None
+
+    def _count(self, layout: Layout, share: int = 1) -> None:
+        self.bytes_read += sum(self._checkpoint.entry(p.name).nbytes for p in layout.parts) // share
+
+    def _release(self, layout: Layout) -> None:
+        for part in layout.parts:
+            self._checkpoint.release(part.name)
+
+    def note_input(self, name: str, shape: Shape) -> None:
+        """The tensor fills something: `weight` will ask for its input's format."""
+        self._inputs.note(name, layout_of(self._scheme, self._checkpoint, name, shape))
+
+    def weight(self, values: Array, groups: Groups) -> Weight:
+        """The same values, with their input's format where numerics ask for it."""
+        return self._inputs.weight(values, groups)
+
+    def cached(self, attention: str) -> CacheFormats:
+        """From the stored scales."""
+        return self._inputs.cached(attention)
 
 
-def load_checked(
-    checkpoint: Checkpoint, num_layers: int, numerics: Numerics, build: Callable[[Source], Built]
-) -> Built:
-    """What `build` makes of the checkpoint, after all that it asks for was found to be there.
+def check_tensors(
+    checkpoint: Checkpoint, num_layers: int, numerics: Numerics, build: Callable[[Source], object]
+) -> tuple[Scheme, int]:
+    """All that `build` asks for is there: how it is quantised, and the bytes it takes in memory.
 
     Left alone without a word: layers past `num_layers` (multi-token prediction), a vision tower
     beside the text model, and `rotary_emb.inv_freq`, a table that old exporters stored. Any other
     tensor that nothing uses is a warning.
     """
     scheme = scheme_of(checkpoint)
-    check = _Check(checkpoint, scheme)
+    check = _Check(checkpoint, scheme, numerics)
     build(check)
     check.raise_missing()
+    check.inputs.finish()
     unused = [n for n in checkpoint.names() if n not in check.used and not _ignored(n, num_layers)]
     _warn(checkpoint, "tensors that this model does not use", unused)
     # vllm#45132: an lm_head listed as left alone was stored quantised. The bytes leave no doubt
     says = "tensors that config.json lists as not quantised are, and are read as stored"
     _warn(checkpoint, says, check.unlike_the_list)
-    return build(_Reader(checkpoint, scheme, numerics.dtype))
+    return scheme, check.values * numerics.dtype.itemsize
 
 
 def _warn(checkpoint: Checkpoint, says: str, names: list[str]) -> None:

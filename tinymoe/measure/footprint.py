@@ -14,10 +14,11 @@ from tinymoe.safetensors_file import Entry
 # in the names of routed experts' tensors; the latter two hold all of a layer's (Granite)
 EXPERTS = (".experts.", ".block_sparse_moe.input_linear.", ".block_sparse_moe.output_linear.")
 # ends of names: what holds two values in a byte, and what is no parameter but a scale of some
-PACKED = ("_blocks", ".weight_packed", ".weight")
+PACKED = ("_blocks", ".weight_packed", ".weight", ".gate_up_proj", ".down_proj")
 SCALES = (
     *("_scales", ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_global_scale"),
-    *(".input_scale", ".input_global_scale", ".k_scale", ".v_scale"),
+    *(".input_scale", ".input_global_scale", ".k_scale", ".v_scale", ".output_scale"),
+    *("_weight_scale", "_weight_scale_2", "_input_scale"),  # of stacks
 )
 
 

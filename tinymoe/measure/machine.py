@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinymoe.core import TinymoeError
+from tinymoe.families.memory import available_memory
 
 Clock = Callable[[], float]  # seconds; only differences mean something
 
@@ -62,12 +63,8 @@ def load_average() -> float | None:
 
 
 def free_memory() -> int | None:
-    """Bytes that can still be taken: the system's, or what a container's limit leaves (Linux)."""
-    known = [value * 1024 for value in _numbers("/proc/meminfo", r"^MemAvailable:\s*(\d+) kB")]
-    group = Path("/sys/fs/cgroup")
-    limit, used = (_numbers(str(group / f"memory.{n}"), r"^(\d+)$") for n in ("max", "current"))
-    known += [most - now for most, now in zip(limit, used, strict=False)]
-    return min(known, default=None)
+    """Bytes that can still be taken: the system's, or what a limit on this process leaves."""
+    return available_memory()
 
 
 def last_level_cache() -> int | None:

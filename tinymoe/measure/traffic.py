@@ -7,9 +7,11 @@ from dataclasses import fields
 from typing import Any
 
 from tinymoe.core import Array
+from tinymoe.formats.inputs import InputFormat
 from tinymoe.measure.runs import Case, Subject
 from tinymoe.measure.shapes import kv_values
-from tinymoe.model.params import MoeParams, Params
+from tinymoe.model.params import MoeParams, Params, SharedParams
+from tinymoe.model.weights import plain
 
 
 def step_bytes(subject: Subject, case: Case, touched: Sequence[float]) -> dict[str, float]:
@@ -24,13 +26,13 @@ def step_bytes(subject: Subject, case: Case, touched: Sequence[float]) -> dict[s
     for layer in params.layers:
         shared += sum(array.nbytes for array in _arrays(layer.attention))
         if isinstance(layer.ffn, MoeParams):
-            stacks = (layer.ffn.gate_up, layer.ffn.down)
+            stacks = (plain(layer.ffn.gate_up), plain(layer.ffn.down))
             one = sum(stack.nbytes // len(stack) for stack in stacks)
             experts += next(layers) * one
             shared += sum(a.nbytes for a in _arrays(layer.ffn)) - sum(s.nbytes for s in stacks)
         else:
             shared += sum(array.nbytes for array in _arrays(layer.ffn))
-    shared += params.final_norm.nbytes + params.head.nbytes
+    shared += params.final_norm.nbytes + plain(params.head).nbytes
     if params.embed is not params.head:  # a tied embedding has been read, as the head
         shared += case.batch * params.embed.shape[1] * item  # one row a token
     cache = case.batch * case.mean_context * kv_values(subject.config) * item
@@ -47,12 +49,14 @@ def weight_bytes(params: Params) -> int:
     arrays = [array for layer in params.layers for array in _arrays(layer.attention)]
     arrays += [array for layer in params.layers for array in _arrays(layer.ffn)]
     arrays += [params.embed, params.final_norm]
-    arrays += [] if params.head is params.embed else [params.head]
+    arrays += [] if params.head is params.embed else [plain(params.head)]
     return sum(array.nbytes for array in arrays)
 
 
 def _arrays(part: Any) -> Iterator[Array]:
     for field in fields(part):
-        array: Array | None = getattr(part, field.name)
-        if array is not None:
-            yield array
+        value = getattr(part, field.name)
+        if isinstance(value, SharedParams):
+            yield from _arrays(value)
+        elif value is not None and not isinstance(value, InputFormat):
+            yield plain(value)

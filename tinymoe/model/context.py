@@ -20,6 +20,7 @@ from tinymoe.model.norm import layernorm
 from tinymoe.model.ops import Ops
 from tinymoe.model.precision import array_module
 from tinymoe.model.rope import rope_tables
+from tinymoe.model.weights import Weight
 
 
 class Lookups(NamedTuple):
@@ -87,7 +88,7 @@ def norm(
     )
 
 
-def project(x: Array, weight: Array, bias: Array | None, this: Pass) -> Array:
+def project(x: Array, weight: Weight, bias: Array | None, this: Pass) -> Array:
     """The op `linear`; `bias` is named only where there is one."""
     if bias is None:
         return this.ops.linear(x, weight, this.numerics)

@@ -14,6 +14,7 @@ from tinymoe.cards import PLAIN_SWIGLU, ExpertCard
 from tinymoe.core import Array, Numerics, Permutation, RouterCard, Routing
 from tinymoe.model.precision import array_module, linear, linear_unrounded, store
 from tinymoe.model.router import sigmoid
+from tinymoe.model.weights import Weight
 
 
 def permute(ids: Array, experts: int) -> Permutation:
@@ -55,7 +56,7 @@ def swiglu(gate_up: Array, numerics: Numerics, card: ExpertCard = PLAIN_SWIGLU) 
     return store((up + 1) * (gate * sigmoid(alpha * gate)), numerics.storage)
 
 
-def ffn(x: Array, gate_up: Array, down: Array, numerics: Numerics) -> Array:
+def ffn(x: Array, gate_up: Weight, down: Weight, numerics: Numerics) -> Array:
     """One expert, or a dense layer: x (T, H), gate_up (2I, H), down (H, I) -> (T, H).
 
     Sums as in `linear`, over H and then over I; storage rounding after each of the three steps.
@@ -64,7 +65,7 @@ def ffn(x: Array, gate_up: Array, down: Array, numerics: Numerics) -> Array:
 
 
 def grouped_linear(
-    x: Array, weights: Array, offsets: Array, numerics: Numerics, biases: Array | None = None
+    x: Array, weights: Weight, offsets: Array, numerics: Numerics, biases: Array | None = None
 ) -> Array:
     """`linear` of each expert over its own rows: x (S, in), weights (E, out, in) -> (S, out).
 
@@ -82,8 +83,8 @@ def grouped_linear(
 
 def expert_ffn(
     x: Array,
-    gate_up: Array,
-    down: Array,
+    gate_up: Weight,
+    down: Weight,
     offsets: Array,
     numerics: Numerics,
     *,
@@ -94,7 +95,8 @@ def expert_ffn(
     """All experts: rows x (S, H) in expert order, gate_up (E, 2I, H), down (E, H, I) -> (S, H).
 
     The same three steps as `ffn`, each over every expert before the next begins. Biases
-    gate_up_bias (E, 2I) and down_bias (E, H) are added before the step's rounding.
+    gate_up_bias (E, 2I) and down_bias (E, H) are added before the step's rounding. Where
+    `down` says so, the activated rows are quantised once more on their way into it.
     """
     first = grouped_linear(x, gate_up, offsets, numerics, gate_up_bias)  # (S, 2I)
     hidden = swiglu(first, numerics, card)  # (S, I)

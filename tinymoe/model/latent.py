@@ -18,6 +18,7 @@ from tinymoe.model.attention import write_pages
 from tinymoe.model.context import Pass, look_back, norm, project, turn
 from tinymoe.model.params import LatentParams
 from tinymoe.model.precision import array_module, store, vecdot
+from tinymoe.model.weights import QuantisedInput, plain
 
 
 def latent_block(
@@ -71,7 +72,9 @@ def _expanded(
 ) -> Array:
     """Keys and values of every head, cached as such: (T, Nq, Dv)."""
     xp, heads = array_module(q), this.config.heads
-    grown = project(c, params.up.reshape(-1, latent.rank), None, this)
+    up = params.up
+    flat = up.matrix() if isinstance(up, QuantisedInput) else up.reshape(-1, latent.rank)
+    grown = project(c, flat, None, this)
     grown = grown.reshape(len(c), heads, -1)  # (T, Nq, Dn + Dv)
     shared = xp.broadcast_to(k_rope, (len(c), heads, latent.rope_dim))
     k = xp.concatenate([grown[..., : latent.nope_dim], shared], axis=-1)  # (T, Nq, Dn + Dr)
@@ -96,7 +99,9 @@ def _absorbed(
 ) -> Array:
     """One key [c | k_rope] for all heads, whose first R numbers are the value: (T, Nq, Dv)."""
     xp, storage = array_module(q), this.numerics.storage
-    to_key, to_value = params.up[:, : latent.nope_dim], params.up[:, latent.nope_dim :]
+    # engines fold dequantised values in; c is no input of a product here, so it is not quantised
+    up = plain(params.up)
+    to_key, to_value = up[:, : latent.nope_dim], up[:, latent.nope_dim :]
     folded = vecdot(q[:, :, None, : latent.nope_dim], to_key.transpose(0, 2, 1))  # (T, Nq, R)
     q = xp.concatenate([store(folded, storage), q[..., latent.nope_dim :]], axis=-1)
     k = xp.concatenate([c[:, None], k_rope], axis=-1)  # (T, 1, R + Dr)

@@ -1,11 +1,13 @@
 """The weights of a model, by role. A family file says which tensor of a checkpoint fills which.
 
 Every array has the numerics' `accumulate` type and holds the checkpoint's values exactly.
-Matrices are (out, in), as in the checkpoint.
+Matrices are (out, in), as in the checkpoint. A `Weight` is such an array, or one that says how its
+input is quantised, where numerics ask for what the checkpoint says (`weights.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -13,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from tinymoe.core import Array
+from tinymoe.formats.inputs import InputFormat
+from tinymoe.model.on_demand import Reads
+from tinymoe.model.weights import Weight
 
 CACHE_LINE = 64  # bytes
 
@@ -34,13 +39,15 @@ class AttentionParams:
     """One layer's attention."""
 
     norm: Array  # (H,)
-    qkv: Array  # ((Nq + 2 Nk)*D, H): query heads' rows, then key heads', then value heads'
+    qkv: Weight  # ((Nq + 2 Nk)*D, H): query heads' rows, then key heads', then value heads'
     qk_norm: Array | None  # (Nq + Nk, D): a weight for each query and key head, if qk_norm
-    out: Array  # (H, Nq*D)
+    out: Weight  # (H, Nq*D)
     qkv_bias: Array | None = None  # ((Nq + 2 Nk)*D,)
     out_bias: Array | None = None  # (H,)
     sinks: Array | None = None  # (Nq,)
     norm_bias: Array | None = None  # (H,), with LayerNorm
+    key_format: InputFormat | None = None  # in which keys are cached; None: as they are
+    value_format: InputFormat | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +55,15 @@ class LatentParams:
     """One layer's multi-head latent attention: R = rank, Dn, Dr, Dv as in `LatentCard`."""
 
     norm: Array  # (H,)
-    query_down: Array | None  # (Rq, H)
+    query_down: Weight | None  # (Rq, H)
     query_down_bias: Array | None  # (Rq,)
     query_norm: Array | None  # (Rq,)
-    query: Array  # (Nq*(Dn + Dr), Rq), or of H columns where there is no query_down
-    down: Array  # (R + Dr, H): the latent vector's rows, then the shared key's
+    query: Weight  # (Nq*(Dn + Dr), Rq), or of H columns where there is no query_down
+    down: Weight  # (R + Dr, H): the latent vector's rows, then the shared key's
     down_bias: Array | None  # (R + Dr,)
     latent_norm: Array  # (R,)
-    up: Array  # (Nq, Dn + Dv, R): of each head the key's rows, then the value's
-    out: Array  # (H, Nq*Dv)
+    up: Weight  # (Nq, Dn + Dv, R): of each head the key's rows, then the value's
+    out: Weight  # (H, Nq*Dv)
     out_bias: Array | None  # (H,)
 
 
@@ -64,9 +71,9 @@ class LatentParams:
 class SharedParams:
     """The expert that every token meets; S = ExpertCard.shared_intermediate."""
 
-    gate_up: Array  # (2S, H): gate rows, then up rows
-    down: Array  # (H, S)
-    gate: Array | None  # (1, H), if its output is gated
+    gate_up: Weight  # (2S, H): gate rows, then up rows
+    down: Weight  # (H, S)
+    gate: Weight | None  # (1, H), if its output is gated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +83,8 @@ class MoeParams:
     norm: Array  # (H,)
     router: Array  # (E, H)
     selection_bias: Array | None  # (E,), with RouterCard.selection_bias
-    gate_up: Array  # (E, 2I, H): gate rows, then up rows
-    down: Array  # (E, H, I)
+    gate_up: Weight  # (E, 2I, H): gate rows, then up rows
+    down: Weight  # (E, H, I)
     router_bias: Array | None = None  # (E,), part of the logits
     gate_up_bias: Array | None = None  # (E, 2I)
     down_bias: Array | None = None  # (E, H)
@@ -90,8 +97,8 @@ class DenseParams:
     """One dense layer's feed-forward part."""
 
     norm: Array  # (H,)
-    gate_up: Array  # (2W, H): gate rows, then up rows; W = ModelConfig.dense_intermediate
-    down: Array  # (H, W)
+    gate_up: Weight  # (2W, H): gate rows, then up rows; W = ModelConfig.dense_intermediate
+    down: Weight  # (H, W)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +114,9 @@ class Params:
     """A whole model. With a tied head, `head` is `embed`: the same array, held once."""
 
     embed: Array  # (V, H)
-    layers: tuple[LayerParams, ...]
+    layers: Sequence[LayerParams]
     final_norm: Array  # (H,)
-    head: Array  # (V, H)
+    head: Weight  # (V, H)
     final_norm_bias: Array | None = None  # (H,), with LayerNorm
     head_bias: Array | None = None  # (V,)
+    reads: Reads | None = None  # where weights are read on demand: what was read so far

@@ -16,6 +16,8 @@ import numpy as np
 
 from tinymoe.core import Array, Numerics, Storage
 from tinymoe.formats.bf16 import round_to_bf16
+from tinymoe.model.on_demand import OnDemand
+from tinymoe.model.weights import QuantisedInput, Weight
 
 
 def array_module(array: Array) -> ModuleType:
@@ -46,8 +48,10 @@ def store(values: Array, storage: Storage) -> Array:
     return values
 
 
-def linear(x: Array, weight: Array, numerics: Numerics, *, bias: Array | None = None) -> Array:
+def linear(x: Array, weight: Weight, numerics: Numerics, *, bias: Array | None = None) -> Array:
     """`x` (T, in) times `weight` (out, in) transposed, plus `bias` (out,) if any: (T, out).
+
+    A weight whose checkpoint quantises its input (`QuantisedInput`) meets the quantised one.
 
     Products and sums in `numerics.accumulate`, each output in the order of the BLAS dot product
     of `in` terms; the bias comes last; then one rounding to storage.
@@ -55,7 +59,22 @@ def linear(x: Array, weight: Array, numerics: Numerics, *, bias: Array | None = 
     return store(linear_unrounded(x, weight, bias), numerics.storage)
 
 
-def linear_unrounded(x: Array, weight: Array, bias: Array | None = None) -> Array:
+def linear_unrounded(x: Array, weight: Weight, bias: Array | None = None) -> Array:
     """`linear` without the last rounding. x (T, in), weight (out, in) -> (T, out)."""
-    product = vecdot(x[:, None, :], weight)  # (T, 1, in) with (out, in): (T, out)
+    if isinstance(weight, QuantisedInput):
+        x, weight = weight.quantise(x), weight.values
+    product = _product(x, weight)  # (T, out)
     return product if bias is None else product + bias
+
+
+def _product(x: Array, weight: Array | OnDemand) -> Array:
+    """(T, in) with (out, in) -> (T, out). Each output is a sum of its own: blocks change no bit."""
+    if not isinstance(weight, OnDemand):
+        return vecdot(x[:, None, :], weight)  # (T, 1, in) with (out, in)
+    xp = array_module(x)
+    out = xp.empty((len(x), len(weight)), x.dtype)  # (T, out)
+    start = 0
+    for rows in weight.blocks() if len(x) else ():  # nothing is read for nobody
+        out[:, start : start + len(rows)] = vecdot(x[:, None, :], rows)
+        start += len(rows)
+    return out

@@ -17,6 +17,7 @@ from tinymoe.core import (
     Tap,
     TinymoeError,
 )
+from tinymoe.formats.inputs import InputFormat, fake_quantise
 from tinymoe.model.attention import write_pages
 from tinymoe.model.context import Lookups, Pass, look_back, norm, project, turn, turns_of
 from tinymoe.model.experts import ffn, unpermute
@@ -54,17 +55,48 @@ def forward(
     alone: not on the batch, its order, or how a prompt was cut.
     `tap` sees every activation, named as in the trace schema (`tinymoe-trace/1`).
     """
+    this = begin(config, batch, cache, numerics, ops, tap)
+    x = embed(params, batch.ids, this)  # (T, H)
+    x = through(x, params, range(config.num_layers), cache, this)
+    return logits_of(x, params, batch.logit_rows, this)
+
+
+def begin(
+    config: ModelConfig,
+    batch: Batch,
+    cache: PagedKeysValues,
+    numerics: Numerics,
+    ops: Ops = DEFINITION,
+    tap: Tap = no_tap,
+) -> Pass:
+    """What all layers share."""
     turns = turns_of(batch.positions, config, numerics)
     lookups = Lookups.of(batch, cache.page_size)
-    this = Pass(config, lookups, batch.positions, turns, numerics, ops, tap)
-    tap("tokens", batch.ids)
-    x = times(params.embed[batch.ids], config.multipliers.embedding, numerics)  # (T, H)
-    tap("embed", x)
-    for index, layer in enumerate(params.layers):
-        x = run_layer(x, layer, index, cache.layer(index), this)
+    return Pass(config, lookups, batch.positions, turns, numerics, ops, tap)
+
+
+def embed(params: Params, ids: Array, this: Pass) -> Array:
+    """ids (T,) -> (T, H)."""
+    this.tap("tokens", ids)
+    x = times(params.embed[ids], this.config.multipliers.embedding, this.numerics)  # (T, H)
+    this.tap("embed", x)
+    return x
+
+
+def through(x: Array, params: Params, layers: range, cache: PagedKeysValues, this: Pass) -> Array:
+    """Some consecutive layers, x (T, H) -> (T, H). `cache` holds these alone, the first as 0."""
+    for index in layers:  # and not `for layer in`: one layer at a time, where they are read anew
+        pages = cache.layer(index - layers.start)
+        x = run_layer(x, params.layers[index], index, pages, this)
+    return x
+
+
+def logits_of(x: Array, params: Params, rows: Array, this: Pass) -> Array:
+    """Last norm of x (T, H) and the head on some of its rows: (R, V)."""
+    config, tap = this.config, this.tap
     x = norm(x, params.final_norm, this, bias=params.final_norm_bias)
     tap("final_norm", x)
-    logits = linear_unrounded(x[batch.logit_rows], params.head, params.head_bias)  # (R, V)
+    logits = linear_unrounded(x[rows], params.head, params.head_bias)  # (R, V)
     if config.multipliers.logits_divisor != 1:
         logits = logits / config.multipliers.logits_divisor
     tap("logits", logits)
@@ -135,6 +167,7 @@ def attention_block(
     if card.qk_norm_after_rope:
         qk = norm_heads(qk, params.qk_norm, card, this)
     q, k = warm(qk[:, : config.heads], card, this), qk[:, config.heads :]
+    k, v = as_cached(k, params.key_format), as_cached(v, params.value_format)
     for letter, value in (("q", q), ("k", k), ("v", v)):
         tap(f"{name}.{letter}", value)
     for held, new in zip(pages, (k, v), strict=True):
@@ -144,6 +177,13 @@ def attention_block(
     out = project(mix, params.out, params.out_bias, this)  # (T, H)
     tap(f"{name}.out", out)
     return out
+
+
+def as_cached(values: Array, form: InputFormat | None) -> Array:
+    """Keys or values (T, Nk, D) as a cache in this format gives them back."""
+    if form is None:
+        return values
+    return fake_quantise(values.reshape(len(values), -1), form).reshape(values.shape)
 
 
 def warm(q: Array, card: AttentionCard, this: Pass) -> Array:

@@ -17,22 +17,19 @@ included. Dense layers have `mlp.norm` and `mlp.out`.
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
 from tinymoe.cache import PagedCache
 from tinymoe.core import Array, Batch, ModelConfig, Numerics, Run, Tap, TinymoeError
 from tinymoe.model.ops import DEFINITION, Ops
 from tinymoe.model.params import Params
-from tinymoe.model.transformer import forward, no_tap
+from tinymoe.model.precision import store
+from tinymoe.model.transformer import begin, embed, forward, logits_of, no_tap, through
 
-SCHEMA = "tinymoe-trace/1"
 ON_REQUEST = "*.moe.expert_out"  # K times as large as any other: only when a pattern asks
 
 
@@ -58,16 +55,33 @@ def trace(
     *,
     ops: Ops = DEFINITION,
     patterns: Sequence[str] = (),
+    layers: tuple[int, int | None] | None = None,
+    hidden: Array | None = None,
+    into: Tap | None = None,
 ) -> dict[str, Array]:
-    """Run ids (T,) in one piece from position 0; tap name -> array, in execution order."""
-    keep, kept = wanted(patterns), dict[str, Array]()
+    """Run ids (T,) in one piece from position 0; tap name -> array, in execution order.
+
+    `layers` (a, b): layers a to b - 1 alone, from `hidden` (T, H), which enters layer a, or, for
+    a = 0, from the embedding of ids. b None: all that follow, and then the logits. `into` is
+    given each kept tap as it comes (to be copied, if kept), and nothing is returned.
+    """
+    keep, kept, seen = wanted(patterns), dict[str, Array](), list[str]()
 
     def tap(name: str, value: Array) -> None:
-        if keep(name):
+        if not keep(name):
+            return
+        seen.append(name)
+        if into is None:
             kept[name] = np.array(value)
+        else:
+            into(name, value)
 
-    forward_alone(params, config, ids, numerics, ops=ops, tap=tap)
-    if not kept:
+    if layers is None and hidden is None:
+        forward_alone(params, config, ids, numerics, ops=ops, tap=tap, logits=keep("logits"))
+    else:
+        run = span_of(layers or (0, None), config.num_layers)
+        _run_layers(params, config, ids, numerics, run, hidden, ops, tap, keep("logits"))
+    if not seen:
         raise TinymoeError(
             f"no tap matches {list(patterns)}: names look like 'embed', 'layers.0.router.ids', "
             "'layers.*.moe.out', 'logits'"
@@ -83,15 +97,84 @@ def forward_alone(
     *,
     ops: Ops = DEFINITION,
     tap: Tap = no_tap,
+    logits: bool = True,
 ) -> Array:
-    """Logits (T, V) of one sequence ids (T,), with a cache of its own that is then dropped."""
-    tokens = check_ids(ids, config)
+    """Logits (T, V) of one sequence ids (T,), with a cache of its own that is then dropped.
+
+    `logits` False: (0, V), and the head is not read.
+    """
+    batch, cache = _alone(check_ids(ids, config), config, numerics, logits)
+    return forward(params, config, batch, cache, numerics, ops, tap)
+
+
+def _alone(
+    tokens: Array, config: ModelConfig, numerics: Numerics, logits: bool
+) -> tuple[Batch, PagedCache]:
+    """A batch of one sequence from position 0, and a cache for it."""
     count = len(tokens)
     cache = PagedCache.for_model(config, numerics, count)
     pages = np.array(cache.allocate(cache.pages_for(count)), np.int64)
-    everything = np.arange(count)
-    batch = Batch(tokens, everything, (Run(slice(0, count), 0, pages),), everything)
-    return forward(params, config, batch, cache, numerics, ops, tap)
+    positions = np.arange(count)
+    rows = positions if logits else positions[:0]
+    return Batch(tokens, positions, (Run(slice(0, count), 0, pages),), rows), cache
+
+
+def span_of(layers: tuple[int, int | None], number: int) -> tuple[range, bool]:
+    """The layers of (a, b), and whether the logits follow: they do where b is None."""
+    first, stop = layers
+    end = number if stop is None else stop
+    if not 0 <= first < end <= number:
+        raise TinymoeError(
+            f"layers: expected a range within 0:{number}, this model's, got {first}:"
+            f"{'' if stop is None else stop}; 2:4 are layers 2 and 3, 2: is 2 to the logits"
+        )
+    return range(first, end), stop is None
+
+
+def _run_layers(
+    params: Params,
+    config: ModelConfig,
+    ids: Sequence[int],
+    numerics: Numerics,
+    run: tuple[range, bool],
+    hidden: Array | None,
+    ops: Ops,
+    tap: Tap,
+    logits: bool,
+) -> None:
+    """Some layers, with a cache of theirs alone."""
+    layers, to_the_end = run
+    if hidden is None and layers.start:
+        raise TinymoeError(
+            f"layers that begin at {layers.start} need what enters them: give hidden states (T, H)"
+        )
+    if hidden is not None:
+        x = check_hidden(hidden, config, numerics)
+        tokens = np.zeros(len(x), np.int64)  # nobody looks at them
+    else:
+        tokens = check_ids(ids, config)
+    inside = slice(layers.start, layers.stop)
+    part = replace(config, layers=config.layers[inside], attention=config.attention[inside])
+    batch, cache = _alone(tokens, part, numerics, logits)
+    this = begin(config, batch, cache, numerics, ops, tap)
+    if hidden is None:
+        x = embed(params, tokens, this)
+    x = through(x, params, layers, cache, this)
+    if to_the_end:
+        logits_of(x, params, batch.logit_rows, this)
+
+
+def check_hidden(hidden: Array, config: ModelConfig, numerics: Numerics) -> Array:
+    """Hidden states (T, H) in the numerics' type, rounded to its storage; or an error."""
+    x, H = np.asarray(hidden), config.hidden_size
+    if x.ndim != 2 or x.shape[1] != H or not 0 < len(x) <= config.max_positions:
+        raise TinymoeError(
+            f"hidden states: expected (T, {H}) with T from 1 to {config.max_positions}, got "
+            f"{x.shape} of {x.dtype}"
+        )
+    if x.dtype.kind != "f":
+        raise TinymoeError(f"hidden states: expected floating-point numbers, got {x.dtype}")
+    return store(x.astype(numerics.dtype), numerics.storage)
 
 
 def check_ids(ids: Sequence[int], config: ModelConfig) -> Array:
@@ -112,20 +195,3 @@ def check_ids(ids: Sequence[int], config: ModelConfig) -> Array:
             f"the sequence has {len(tokens)} tokens, the model has {config.max_positions} positions"
         )
     return tokens.astype(np.int64)
-
-
-def write_trace(path: Path, taps: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    """Write taps and metadata (with the schema's name) to `path`, whole or not at all."""
-    data = save(
-        {name: np.ascontiguousarray(value) for name, value in taps.items()},
-        {"schema": SCHEMA, **metadata},
-    )
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)  # mkstemp makes files that only their owner can read
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
