@@ -59,7 +59,15 @@ def test_layers(assembled: Path) -> None:
 ALLOWED = {"numpy", "safetensors", "tinymoe", "ml_dtypes"}
 ORACLE_HALF = [
     *("core", "model.transformer", "formats.gemm", "formats.ggml", "checkpoint", "families"),
-    *("oracle.trace", "oracle.compare", "oracle.lint"),
+    *(
+        "oracle.trace",
+        "oracle.compare",
+        "oracle.lint",
+        "oracle.mutants",
+        "oracle.diff",
+        "oracle.dumps",
+        "oracle.logprobs",
+    ),
 ]
 
 
