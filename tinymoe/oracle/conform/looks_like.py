@@ -15,8 +15,9 @@ from tinymoe.oracle.conform.metamorphic import Case
 from tinymoe.oracle.mutants import MODEL_MUTANTS, SAMPLER_MUTANTS, Row, Setup
 from tinymoe.oracle.mutants.specimen_params import specimen
 
-# A mutant is named where what is left unexplained is at most this share of the error.
-EXPLAINED = 0.02
+# A mutant is named where what is left unexplained is at most this share of the error:
+# in bf16 two forms of one wrong function still round apart.
+EXPLAINED = 0.1
 BASE = "ties"  # the specimen around the op
 
 # How the model calls an op: some mutants stand in its place and take arguments by position.

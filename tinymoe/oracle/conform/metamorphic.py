@@ -34,6 +34,7 @@ class Related(NamedTuple):
 
     case: Case
     part: Callable[[Any], Any]
+    padded: bool = False  # the second answer holds the first's rows, and one more
 
 
 Variant = Callable[[Case], Related | None]  # None: this case has no such variant
@@ -71,7 +72,7 @@ def padded(op: str) -> Variant:
         count = len(case[ROWS[op][0]])
         changed = {name: _with_nan(case[name]) for name in ROWS[op]}
         rows = list(range(count))
-        return Related({**case, **changed}, lambda answer: take(answer, rows))
+        return Related({**case, **changed}, lambda answer: take(answer, rows), padded=True)
 
     return make
 
