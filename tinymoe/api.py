@@ -9,7 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tinymoe.cache import PagedCache
+from tinymoe.cache import BATCH_TOKENS, SEQUENCES, PagedCache
+from tinymoe.cards import in_form
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import (
     NUMERICS,
@@ -30,6 +31,7 @@ from tinymoe.sampler import check_sampling
 from tinymoe.tokenizer import TextStream, Tokenizer
 
 Prompt = str | Sequence[int]
+Latent = Literal["absorbed", "expanded"]
 
 
 class Token(NamedTuple):
@@ -53,10 +55,16 @@ def load(
     *,
     backend: Literal["numpy"] = "numpy",
     numerics: str | Numerics | None = None,
+    latent: Latent | None = None,
 ) -> Model:
     """Open a model folder (None: the shipped model) and read its weights.
 
     `numerics` is "fp32" (the default), "exact", "bf16", or a `Numerics` value.
+
+    `latent`: the form of latent attention (DeepSeek), two orders of the same sums, whose last bits
+    differ. "absorbed" caches the latent vector alone; "expanded" caches every head's keys and
+    values. None: absorbed to generate, where the cache counts; expanded for logits and traces,
+    which then hold every head's keys. Other models are the same in both.
 
     >>> import tinymoe
     >>> model = tinymoe.load()
@@ -65,7 +73,9 @@ def load(
     """
     if backend != "numpy":
         raise TinymoeError(f"backend must be 'numpy', got {backend!r}")
-    return Model(Checkpoint.open(path or shipped_model()), pick_numerics(numerics))
+    if latent not in (None, "absorbed", "expanded"):
+        raise TinymoeError(f"latent must be 'absorbed' or 'expanded', got {latent!r}")
+    return Model(Checkpoint.open(path or shipped_model()), pick_numerics(numerics), latent=latent)
 
 
 def pick_numerics(numerics: str | Numerics | None) -> Numerics:
@@ -81,9 +91,19 @@ def pick_numerics(numerics: str | Numerics | None) -> Numerics:
 class Model:
     """A checkpoint ready to run: call it for logits, `generate` text, `trace` every activation."""
 
-    def __init__(self, checkpoint: Checkpoint, numerics: Numerics, ops: Ops = DEFINITION) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        numerics: Numerics,
+        ops: Ops = DEFINITION,
+        *,
+        latent: Latent | None = None,
+    ) -> None:
+        """`latent`: see `load`."""
         self.checkpoint, self.numerics, self.ops = checkpoint, numerics, ops
-        self.config: ModelConfig = read_config(checkpoint.config)
+        read = read_config(checkpoint.config)
+        self.config: ModelConfig = in_form(read, latent or "expanded")  # of logits and traces
+        self.generating: ModelConfig = in_form(read, latent or "absorbed")
         self.params: Params = load_params(checkpoint, self.config, numerics)
         self._tokenizer: Tokenizer | None = None
 
@@ -127,17 +147,31 @@ class Model:
             chosen["temperature"] = 0.0
         return replace(Sampling(**chosen), **settings)
 
-    def engine(self, *, positions: int, tap: Tap = no_tap, max_batch_tokens: int = 512) -> Engine:
+    def engine(
+        self,
+        *,
+        positions: int,
+        tap: Tap = no_tap,
+        max_batch_tokens: int = BATCH_TOKENS,
+        max_running: int = SEQUENCES,
+    ) -> Engine:
         """An engine with cache for `positions` positions over all its requests."""
         return Engine(
             self.params,
-            self.config,
+            self.generating,
             self.numerics,
-            PagedCache.for_model(self.config, self.numerics, positions),
+            PagedCache.for_model(
+                self.generating,
+                self.numerics,
+                positions,
+                sequences=max_running,
+                batch_tokens=max_batch_tokens,
+            ),
             end_ids=self.end_ids,
             ops=self.ops,
             tap=tap,
             max_batch_tokens=max_batch_tokens,
+            max_running=max_running,
         )
 
     @property
@@ -168,7 +202,7 @@ class Model:
         samplings: Sequence[Sampling],
         *,
         tap: Tap = no_tap,
-        max_batch_tokens: int = 512,
+        max_batch_tokens: int = BATCH_TOKENS,
     ) -> Iterator[tuple[int, Token]]:
         """Continue several prompts together: (number of the prompt, its next token), as they come.
 
@@ -182,7 +216,12 @@ class Model:
             min(len(ids) + s.max_tokens, self.config.max_positions) + 16  # whole pages
             for ids, s in zip(encoded, samplings, strict=True)
         ]
-        engine = self.engine(positions=sum(wishes), tap=tap, max_batch_tokens=max_batch_tokens)
+        engine = self.engine(
+            positions=sum(wishes),
+            tap=tap,
+            max_batch_tokens=max_batch_tokens,
+            max_running=max(1, min(len(prompts), SEQUENCES)),
+        )
         requests = [
             engine.submit(ids, sampling, str(number))
             for number, (ids, sampling) in enumerate(zip(encoded, samplings, strict=True))

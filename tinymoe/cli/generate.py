@@ -54,6 +54,7 @@ def generate(
     model: options.Model = None,
     numerics: options.Numerics = "fp32",
     backend: options.Backend = "numpy",
+    latent: options.Latent = "absorbed",
     stats: Annotated[
         bool,
         typer.Option(
@@ -96,7 +97,7 @@ def generate(
     with report.outcome(as_json):
         asked = prompts.collect(prompt, file, ids)
         _check_chat(chat, system, asked, as_json)
-        opened, load_seconds = _open(model, numerics, backend)
+        opened, load_seconds = _open(model, numerics, backend, latent)
         chosen = opened.default_sampling(
             **_given(
                 temperature=temperature,
@@ -153,12 +154,12 @@ def _check_chat(chat: bool, system: str | None, asked: list[prompts.Prompt], as_
         )
 
 
-def _open(model: Any, numerics: str, backend: Any) -> tuple[Model, float]:
+def _open(model: Any, numerics: str, backend: Any, latent: Any) -> tuple[Model, float]:
     """The model, and the seconds it took to read it."""
     from tinymoe.api import load
 
     begin = time.perf_counter()
-    opened = load(model, backend=backend, numerics=numerics)
+    opened = load(model, backend=backend, numerics=numerics, latent=latent)
     return opened, time.perf_counter() - begin
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,7 +12,7 @@ from tinymoe.cli import options, prompts, report
 from tinymoe.core import TinymoeError
 
 if TYPE_CHECKING:
-    from tinymoe.api import Model
+    from tinymoe.api import Latent, Model
 
 EXAMPLE = 'python -m tinymoe trace "Once upon a time" -o story.safetensors'
 
@@ -73,6 +73,7 @@ def trace(
     as_json: options.Json = False,
     model: options.Model = None,
     numerics: options.Numerics = "fp32",
+    latent: options.Latent = "expanded",
 ) -> None:
     """Run a text once and write every activation, to compare another engine with.
 
@@ -99,7 +100,7 @@ def trace(
             _check_output(output, force)
         from tinymoe.api import load
 
-        opened = load(model, numerics=numerics)
+        opened = load(model, numerics=numerics, latent=cast("Latent", latent))
         text, tokens = asked[0] if asked else prompts.default()
         tokens = opened.encode(text or "") if tokens is None else tokens
         found = opened.trace(tokens, taps or ())

@@ -87,10 +87,9 @@ def forward_alone(
     """Logits (T, V) of one sequence ids (T,), with a cache of its own that is then dropped."""
     tokens = check_ids(ids, config)
     count = len(tokens)
-    cache = PagedCache.for_model(config, numerics, count)
-    pages = np.array(cache.allocate(cache.pages_for(count)), np.int64)
+    cache = PagedCache.for_model(config, numerics, count, sequences=1, batch_tokens=count)
     everything = np.arange(count)
-    batch = Batch(tokens, everything, (Run(slice(0, count), 0, pages),), everything)
+    batch = Batch(tokens, everything, (Run(slice(0, count), 0, cache.take(count)),), everything)
     return forward(params, config, batch, cache, numerics, ops, tap)
 
 
