@@ -25,15 +25,19 @@ class Bench:
     """An engine whose unused cache is garbage, checked after every step."""
 
     def __init__(
-        self, preset, *, pages, page_size, max_batch_tokens=512, max_running=64, model=None
+        self, preset, *, pages, page_size, max_batch_tokens=512, max_running=64, model=None, **room
     ):
-        """`model`: (config, params) in the preset's numerics; the tiny one without."""
+        """`model`: (config, params) in the preset's numerics; the tiny one without.
+
+        `room`: of the cache, when it is made for other sequences and steps than the engine's.
+        """
         n = NUMERICS[preset]
         config, params = (CONFIG, PARAMS[preset]) if model is None else model
-        self.cache = PagedCache.for_model(config, n, pages * page_size, page_size)
-        for layer in range(config.num_layers):
-            for array in self.cache.layer(layer):
-                array[:] = np.nan
+        room = {"sequences": max_running, "batch_tokens": max_batch_tokens} | room
+        self.cache = PagedCache.for_model(config, n, pages * page_size, page_size, **room)
+        self.layers = [self.cache.layer(layer) for layer in range(config.num_layers)]
+        for array in (array for arrays in self.layers for array in arrays):
+            array[:] = np.nan
         self.rows = []
         self.engine = Engine(
             params,
@@ -64,11 +68,22 @@ class Bench:
         cached = {id(request): request.cached for request in before}
         outs = self.engine.step()
         self.engine.scheduler.check_integrity()
+        self.poison()
         self.preemptions += sum(not r.finish and r.cached < cached[id(r)] for r in before)
         for out, row in zip(outs, self.rows, strict=False):
             tokens, logits = self.results[out.request_id]
             self.results[out.request_id] = Result((*tokens, out[1:]), (*logits, row))
         return outs
+
+    def poison(self):
+        """NaN in every page that nobody owns: who reads what was given back shows it."""
+        for number, pool in enumerate(self.cache.pools):
+            running = self.engine.scheduler.running
+            owned = {page for request in running if request.pages for page in request.pages[number]}
+            free = sorted(set(range(pool.pages)) - owned)
+            for layer in pool.group.layers:
+                for array in self.layers[layer]:
+                    array[free] = np.nan
 
     def finish(self, steps=2000):
         """Run to the end: no request waits for ever, no page is lost."""

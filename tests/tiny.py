@@ -62,6 +62,7 @@ def tiny_config(**changes: Any) -> ModelConfig:
         "experts": PLAIN_SWIGLU,
         "router": tiny_card(),
         "multipliers": NO_MULTIPLIERS,
+        "residual": None,
         "tied_head": False,
         "max_positions": 64,
     }

@@ -9,7 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tinymoe.cache import PagedCache
+from tinymoe.cache import BATCH_TOKENS, SEQUENCES, PagedCache
+from tinymoe.cards import in_form
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import (
     NUMERICS,
@@ -30,6 +31,7 @@ from tinymoe.sampler import check_sampling
 from tinymoe.tokenizer import TextStream, Tokenizer
 
 Prompt = str | Sequence[int]
+Latent = Literal["absorbed", "expanded"]
 
 
 class Token(NamedTuple):
@@ -55,6 +57,7 @@ def load(
     numerics: str | Numerics | None = None,
     memory: str | int | None = None,
     on_demand: bool = False,
+    latent: Latent | None = None,
 ) -> Model:
     """Open a model folder (None: the shipped model) and read its weights.
 
@@ -65,6 +68,11 @@ def load(
     `memory`: bytes for weights, as "3GB" (None: what is available). Weights that do not fit are
     read when they are used, with the same results; with `on_demand` they are so even if they fit.
 
+    `latent`: the form of latent attention (DeepSeek), two orders of the same sums, whose last bits
+    differ. "absorbed" caches the latent vector alone; "expanded" caches every head's keys and
+    values. None: absorbed to generate, where the cache counts; expanded for logits and traces,
+    which then hold every head's keys. Other models are the same in both.
+
     >>> import tinymoe
     >>> model = tinymoe.load()
     >>> model.config.router.top_k
@@ -72,8 +80,10 @@ def load(
     """
     if backend != "numpy":
         raise TinymoeError(f"backend must be 'numpy', got {backend!r}")
+    if latent not in (None, "absorbed", "expanded"):
+        raise TinymoeError(f"latent must be 'absorbed' or 'expanded', got {latent!r}")
     checkpoint, chosen = Checkpoint.open(path or shipped_model()), pick_numerics(numerics)
-    return Model(checkpoint, chosen, memory=memory, on_demand=on_demand)
+    return Model(checkpoint, chosen, memory=memory, on_demand=on_demand, latent=latent)
 
 
 def pick_numerics(numerics: str | Numerics | None) -> Numerics:
@@ -97,9 +107,13 @@ class Model:
         *,
         memory: str | int | None = None,
         on_demand: bool = False,
+        latent: Latent | None = None,
     ) -> None:
+        """`memory`, `on_demand`, `latent`: see `load`."""
         self.checkpoint, self.numerics, self.ops = checkpoint, numerics, ops
-        self.config: ModelConfig = read_config(checkpoint.config)
+        read = read_config(checkpoint.config)
+        self.config: ModelConfig = in_form(read, latent or "expanded")  # of logits and traces
+        self.generating: ModelConfig = in_form(read, latent or "absorbed")
         self.params: Params = load_params(checkpoint, self.config, numerics, memory, on_demand)
         self._tokenizer: Tokenizer | None = None
 
@@ -164,17 +178,31 @@ class Model:
             chosen["temperature"] = 0.0
         return replace(Sampling(**chosen), **settings)
 
-    def engine(self, *, positions: int, tap: Tap = no_tap, max_batch_tokens: int = 512) -> Engine:
+    def engine(
+        self,
+        *,
+        positions: int,
+        tap: Tap = no_tap,
+        max_batch_tokens: int = BATCH_TOKENS,
+        max_running: int = SEQUENCES,
+    ) -> Engine:
         """An engine with cache for `positions` positions over all its requests."""
         return Engine(
             self.params,
-            self.config,
+            self.generating,
             self.numerics,
-            PagedCache.for_model(self.config, self.numerics, positions),
+            PagedCache.for_model(
+                self.generating,
+                self.numerics,
+                positions,
+                sequences=max_running,
+                batch_tokens=max_batch_tokens,
+            ),
             end_ids=self.end_ids,
             ops=self.ops,
             tap=tap,
             max_batch_tokens=max_batch_tokens,
+            max_running=max_running,
         )
 
     @property
@@ -205,7 +233,7 @@ class Model:
         samplings: Sequence[Sampling],
         *,
         tap: Tap = no_tap,
-        max_batch_tokens: int = 512,
+        max_batch_tokens: int = BATCH_TOKENS,
     ) -> Iterator[tuple[int, Token]]:
         """Continue several prompts together: (number of the prompt, its next token), as they come.
 
@@ -219,7 +247,12 @@ class Model:
             min(len(ids) + s.max_tokens, self.config.max_positions) + 16  # whole pages
             for ids, s in zip(encoded, samplings, strict=True)
         ]
-        engine = self.engine(positions=sum(wishes), tap=tap, max_batch_tokens=max_batch_tokens)
+        engine = self.engine(
+            positions=sum(wishes),
+            tap=tap,
+            max_batch_tokens=max_batch_tokens,
+            max_running=max(1, min(len(prompts), SEQUENCES)),
+        )
         requests = [
             engine.submit(ids, sampling, str(number))
             for number, (ids, sampling) in enumerate(zip(encoded, samplings, strict=True))

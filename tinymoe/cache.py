@@ -1,117 +1,214 @@
-"""The paged key/value cache: memory in pages of P positions, handed to sequences as they grow.
+"""The paged cache: memory in pages of P positions, handed to sequences as they grow.
 
 A sequence owns a list of pages, its block table; its position i lives in page i // P of that
 list. Nothing moves when a sequence grows, and a finished one gives its pages back whole. Kwon
 et al. 2023 (arXiv:2309.06180).
+
+Layers that keep the same share a block table: `ModelConfig.cache_groups`. Each group has a pool
+of pages: as many as its layers need, which for a window does not grow with the sequence.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import numpy as np
 
+from tinymoe.cache_groups import GONE, CacheGroup
 from tinymoe.core import Array, ModelConfig, Numerics, TinymoeError
 
 PAGE_SIZE = 16
+SEQUENCES = 64  # that run at once, and ...
+BATCH_TOKENS = 512  # ... tokens of a step, where nobody says otherwise
 
 
-class PagedCache:
-    """Pages of keys and values for every layer, and which of them are free.
+class PagePool:
+    """The pages (or, for layers with a state, slots) of one group: which of them are free.
 
-    Memory, taken at once: for every layer pages * P * Nk * (D of keys + D of values) * itemsize
-    bytes; for latent attention in its absorbed form pages * P * (R + Dr) * itemsize.
-
-    >>> cache = PagedCache.for_shape(layers=1, kv_heads=1, head_dim=4, pages=3)
-    >>> first, second = cache.allocate(2)
-    >>> cache.free_pages
-    1
-    >>> cache.release([first, second]); cache.free_pages
-    3
+    >>> pool = PagePool(CacheGroup("window", 3, (0,)), pages=4, page_size=2)
+    >>> table = []
+    >>> pool.hold(table, 0, 5); table  # positions 0 .. 4 are about to be written
+    [0, 1, 2]
+    >>> pool.let_go(table, 5); table[0] == GONE, table[1:]  # position 5 sees 3, 4 and itself
+    (True, [1, 2])
+    >>> pool.release(table); pool.free_pages
+    4
     """
 
-    def __init__(self, keys: list[Array], values: list[Array]) -> None:
-        """keys[l], values[l]: (pages, P, Nk, D), all layers with the same number of pages."""
-        self._keys, self._values = keys, values
-        self.pages, self.page_size = keys[0].shape[:2]
-        self._free = list(range(self.pages - 1, -1, -1))  # a stack: lowest page handed out first
-
-    @classmethod
-    def for_shape(
-        cls,
-        *,
-        layers: int,
-        kv_heads: int,
-        head_dim: int,
-        pages: int,
-        page_size: int = PAGE_SIZE,
-        dtype: np.dtype[np.floating] | type = np.float32,
-    ) -> PagedCache:
-        """An empty cache. bf16 values are held in float32, as everywhere in the definition."""
-        shape = (pages, page_size, kv_heads, head_dim)
-        return cls(
-            [np.zeros(shape, dtype) for _ in range(layers)],
-            [np.zeros(shape, dtype) for _ in range(layers)],
-        )
-
-    @classmethod
-    def for_model(
-        cls, config: ModelConfig, numerics: Numerics, positions: int, page_size: int = PAGE_SIZE
-    ) -> PagedCache:
-        """A cache with room for `positions` positions, rounded up to whole pages."""
-        keys, values = [], []
-        for layer in range(config.num_layers):
-            of_keys, of_values = config.cached(layer)
-            lead = (-(-positions // page_size), page_size)
-            keys.append(np.zeros((*lead, *of_keys), numerics.dtype))
-            latent = config.attention[layer].latent
-            if of_values is not None:
-                values.append(np.zeros((*lead, *of_values), numerics.dtype))
-            elif latent is not None:  # the latent vector is key and value: held once, seen twice
-                values.append(keys[-1][..., : latent.rank])
-        return cls(keys, values)
-
-    def layer(self, index: int) -> tuple[Array, Array]:
-        """Key and value pages of one layer, (pages, P, Nk, D) each, to read and write."""
-        return self._keys[index], self._values[index]
+    def __init__(self, group: CacheGroup, pages: int, page_size: int) -> None:
+        self.group, self.pages, self.page_size = group, pages, page_size
+        self._free = list(range(pages - 1, -1, -1))  # a stack: lowest page handed out first
 
     @property
     def free_pages(self) -> int:
-        """Pages that `allocate` can still hand out."""
+        """Pages that `hold` can still hand out."""
         return len(self._free)
 
-    def pages_for(self, positions: int) -> int:
-        """Pages that so many positions of one sequence fill, the last one perhaps in part."""
-        return -(-positions // self.page_size)
+    def missing(self, table: Sequence[int], start: int, stop: int) -> int:
+        """Pages that a sequence lacks to run positions start .. stop - 1."""
+        return max(0, self.group.pages(start, stop, self.page_size).stop - len(table))
 
-    def allocate(self, count: int) -> list[int]:
-        """Take `count` free pages. Their contents are whatever the last owner left."""
+    def hold(self, table: list[int], start: int, stop: int) -> None:
+        """Extend a block table to run these positions. New pages hold what their last owner left.
+
+        A table that is new begins with what its first position sees: nothing is before position 0.
+        """
+        count = self.missing(table, start, stop)
         if count > len(self._free):
             raise TinymoeError(
-                f"the key/value cache has {len(self._free)} free pages of {self.page_size} "
-                f"positions, {count} were asked for: give it more positions or send fewer prompts"
+                f"the cache has {len(self._free)} free pages of {self.page_size} positions for "
+                f"layers that keep {self.group}, {count} were asked for: give it more positions "
+                "or send fewer prompts"
             )
-        return [self._free.pop() for _ in range(count)]
+        table += [self._free.pop() for _ in range(count)]
 
-    def release(self, pages: Iterable[int]) -> None:
-        """Give pages back, last page first, so that the lowest is handed out next."""
+    def let_go(self, table: list[int], position: int) -> None:
+        """Give back the pages that neither the token at `position` nor any after it sees."""
+        place = min(self.group.pages(position, position, self.page_size).start, len(table))
+        while place > 0 and table[place - 1] != GONE:  # what is before the last gone one is gone
+            place -= 1
+            self._give_back([table[place]])
+            table[place] = GONE
+
+    def release(self, table: list[int]) -> None:
+        """Give all of a sequence's pages back."""
+        self._give_back(page for page in table if page != GONE)
+        table.clear()
+
+    def _give_back(self, pages: Iterable[int]) -> None:
+        """Last page first, so that the lowest is handed out next."""
         self._free.extend(sorted(pages, reverse=True))
 
-    def check_integrity(self, block_tables: Iterable[Iterable[int]]) -> None:
-        """Raise if a page is both owned and free, owned twice, lost, or out of range.
-
-        The engine calls it whenever it falls idle; a leak or a double free shows there, near
-        its cause, and not as another user's text in the output.
-        """
-        owned = list(chain.from_iterable(block_tables))
+    def check_integrity(self, tables: Iterable[Iterable[int]]) -> None:
+        """Raise if a page is both owned and free, owned twice, lost, or out of range."""
+        owned = [page for page in chain.from_iterable(tables) if page != GONE]
         seen = owned + self._free
         strange = [page for page in seen if not 0 <= page < self.pages]
         twice = sorted(page for page, times in Counter(seen).items() if times > 1)
         lost = sorted(set(range(self.pages)) - set(seen))
         if strange or twice or lost:
             raise AssertionError(
-                f"key/value cache: pages out of range {strange}, held twice {twice}, "
+                f"cache of {self.group}: pages out of range {strange}, held twice {twice}, "
                 f"lost {lost}; {len(owned)} owned, {len(self._free)} free, {self.pages} in all"
             )
+
+
+class PagedCache:
+    """The memory of every layer, and a pool of pages for every group of layers.
+
+    Memory, taken at once: for every layer pages of its group * P * Nk * (D of keys + D of values)
+    * itemsize bytes; for latent attention in its absorbed form pages * P * (R + Dr) * itemsize;
+    for a state its size times the sequences that may run at once.
+
+    A sequence's block tables are one list of page numbers for every pool, in their order.
+    """
+
+    def __init__(
+        self, pools: Sequence[PagePool], layers: Sequence[tuple[Array, Array]], page_size: int
+    ) -> None:
+        """layers[l]: (pages, P, Nk, D) keys and values, or (slots, *shape) of two states."""
+        self.pools, self._layers, self.page_size = tuple(pools), tuple(layers), page_size
+
+    @classmethod
+    def for_model(
+        cls,
+        config: ModelConfig,
+        numerics: Numerics,
+        positions: int,
+        page_size: int = PAGE_SIZE,
+        *,
+        sequences: int = SEQUENCES,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> PagedCache:
+        """A cache with room for `positions` positions, rounded up to whole pages.
+
+        `sequences` that run at once and `batch_tokens` of a step, over all of them, bound what
+        windows, chunks and states need. More of either is slower, not wrong: requests wait.
+        """
+        pools = [
+            PagePool(g, _pages_of(g, positions, page_size, sequences, batch_tokens), page_size)
+            for g in config.cache_groups
+        ]
+        layers = [
+            _arrays(config, layer, pools[config.group_of(layer)], numerics)
+            for layer in range(config.num_layers)
+        ]
+        return cls(pools, layers, page_size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pages and states. Values that are a part of the keys count once."""
+        return sum(
+            keys.nbytes + (0 if np.may_share_memory(keys, values) else values.nbytes)
+            for keys, values in self._layers
+        )
+
+    @property
+    def free_pages(self) -> tuple[int, ...]:
+        """Of every pool."""
+        return tuple(pool.free_pages for pool in self.pools)
+
+    @property
+    def pages(self) -> tuple[int, ...]:
+        """Of every pool, free and owned."""
+        return tuple(pool.pages for pool in self.pools)
+
+    def layer(self, index: int) -> tuple[Array, Array]:
+        """Key and value pages of one layer, (pages, P, Nk, D) each, to read and write.
+
+        Of a layer with a state: its two arrays, (slots, *shape).
+        """
+        return self._layers[index]
+
+    def take(self, positions: int) -> tuple[Array, ...]:
+        """Block tables (pages,) of one new sequence that runs so many positions in one piece."""
+        tables: list[list[int]] = [[] for _ in self.pools]
+        for pool, table in zip(self.pools, tables, strict=True):
+            pool.hold(table, 0, positions)
+        return as_arrays(tables)
+
+    def check_integrity(self, sequences: Iterable[Sequence[Iterable[int]]]) -> None:
+        """Raise if a page of any pool is both owned and free, owned twice, lost, or out of range.
+
+        The engine calls it whenever it falls idle; a leak or a double free shows there, near
+        its cause, and not as another user's text in the output. `sequences`: their block tables.
+        """
+        running = [tables for tables in sequences if tables]
+        for number, pool in enumerate(self.pools):
+            pool.check_integrity(tables[number] for tables in running)
+
+
+def as_arrays(tables: Iterable[Iterable[int]]) -> tuple[Array, ...]:
+    """Block tables as `Run.pages` holds them."""
+    return tuple(np.array(list(table), np.int64) for table in tables)
+
+
+def _pages_of(group: CacheGroup, positions: int, page_size: int, sequences: int, run: int) -> int:
+    """Pages of a pool: of a window or chunk no more than `sequences` can ever hold at once."""
+    whole = -(-positions // page_size)
+    if group.kind == "all":
+        return whole
+    # every sequence: what is before its run, whose pages begin and end anywhere; then the runs
+    bound = sequences * (-(-group.span // page_size) + 2) + -(-run // page_size)
+    if sequences == 1:
+        bound = group.most_pages(positions, run, page_size)
+    return min(whole, sequences if group.kind == "state" else bound)
+
+
+def _arrays(
+    config: ModelConfig, layer: int, pool: PagePool, numerics: Numerics
+) -> tuple[Array, Array]:
+    """Empty memory of one layer. bf16 values are held in float32, as everywhere here."""
+    state = config.state(layer)
+    if state is not None:
+        first, second = (np.zeros((pool.pages, *shape), numerics.dtype) for shape in state)
+        return first, second
+    of_keys, of_values = config.cached(layer)
+    lead = (pool.pages, pool.page_size)
+    keys = np.zeros((*lead, *of_keys), numerics.dtype)
+    if of_values is not None:
+        return keys, np.zeros((*lead, *of_values), numerics.dtype)
+    # the latent vector is key and value: held once, seen twice
+    return keys, keys[..., : config.value_dim(layer)]

@@ -10,6 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from tinymoe.cache_groups import CacheGroup, Kind, grouped
+from tinymoe.rope_cards import LinearScaling as LinearScaling
+from tinymoe.rope_cards import Llama3Scaling as Llama3Scaling
+from tinymoe.rope_cards import LongRopeScaling as LongRopeScaling
+from tinymoe.rope_cards import RopeCard as RopeCard
+from tinymoe.rope_cards import RopeScaling as RopeScaling
+from tinymoe.rope_cards import YarnScaling as YarnScaling
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterCard:
@@ -35,56 +43,6 @@ class RouterCard:
     logits_dtype: Literal["model", "float32"]  # type in which the logits are kept
     bias_dtype: Literal["model", "float32"]  # vllm#38989: a bias in the wrong type, GSM8K 0.02
     tie_rule: Literal["lowest_index"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinearScaling:
-    """Every angle divided by `factor`."""
-
-    factor: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Llama3Scaling:
-    """Long wavelengths divided by `factor`, short ones as they are, those between blended."""
-
-    factor: float
-    low_freq_factor: float  # wavelengths above original_positions / this are divided
-    high_freq_factor: float  # wavelengths below original_positions / this are not
-    original_positions: int  # of the training before the extension
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class YarnScaling:
-    """As Llama3Scaling with a linear ramp over dimensions; Peng et al. 2023 (arXiv:2309.00071)."""
-
-    factor: float
-    original_positions: int
-    beta_fast: float  # dimensions that turn more often than this over original_positions stay
-    beta_slow: float  # those that turn less often than this are divided by factor
-    truncate: bool  # the ramp begins and ends at whole dimensions; gpt-oss: false
-    attention_factor: float  # cos and sin are multiplied by it, so scores by its square
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LongRopeScaling:
-    """Each angle divided by a factor of its own (Phi)."""
-
-    factors: tuple[float, ...]  # d/2
-    attention_factor: float  # as in YarnScaling
-
-
-RopeScaling: TypeAlias = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RopeCard:
-    """Rotary position embedding: which dimensions turn, how fast, and how they are paired."""
-
-    theta: float  # base of the geometric series of wavelengths
-    rotary_dim: int  # leading dimensions of a head that turn; frequencies are over this number
-    pairing: Literal["half", "interleaved"]  # j with j + d/2, or 2j with 2j + 1
-    scaling: RopeScaling | None  # how the wavelengths were stretched after training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +88,58 @@ class AttentionCard:
     sinks: bool  # a learned logit per head that takes part in the softmax and has no value
     qkv_bias: bool
     out_bias: bool
+    out_gate: bool  # the mix times sigmoid of a gate of its own size (Qwen3-Next)
     latent: LatentCard | None  # None: queries, keys and values are projected directly
+
+    @property
+    def keeps(self) -> tuple[Kind, int]:
+        """What a layer must remember: kind and span of its `CacheGroup`."""
+        if self.window is not None:
+            return "window", self.window
+        return ("all", 0) if self.chunk is None else ("chunk", self.chunk)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedDeltaCard:
+    """Gated delta net (Qwen3-Next): a state of fixed size in place of keys and values.
+
+    Yang, Kautz and Hatamizadeh 2024 (arXiv:2412.06464). No positions, no softmax.
+    """
+
+    key_heads: int  # Nk, of queries as of keys
+    value_heads: int  # Nv; Nv // Nk consecutive ones share a key head
+    key_dim: int  # Dk
+    value_dim: int  # Dv
+    kernel: int  # taps of the convolution over queries, keys and values, the token's own included
+    unit_eps: float  # added to the sum of squares by which queries and keys are divided
+
+    @property
+    def channels(self) -> int:
+        """What passes through the convolution: all queries, all keys, all values."""
+        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+
+    @property
+    def state(self) -> StateShapes:
+        """S of every value head, and the last inputs of the convolution."""
+        return (self.value_heads, self.value_dim, self.key_dim), (self.kernel - 1, self.channels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LightningCard:
+    """Lightning attention (MiniMax-01, arXiv:2501.08313): a state that each head lets fade."""
+
+    decays: tuple[float, ...]  # a head's lambda: its state is multiplied by e^-lambda each token
+    head_dim: int  # D, of queries, keys and values
+    norm_eps: float  # of the norm over all heads' output: 1e-6, whatever rms_norm_eps says
+
+    @property
+    def state(self) -> StateShapes:
+        """S of every head, and nothing else."""
+        return (len(self.decays), self.head_dim, self.head_dim), (0,)
+
+
+StateShapes: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # of a sequence, in one layer
+LayerCard: TypeAlias = AttentionCard | GatedDeltaCard | LightningCard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +164,18 @@ class Multipliers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NormedResidual:
+    """What goes past a part of a layer is the normed input (MiniMax-01): alpha u + beta part(u).
+
+    Each pair is (alpha, beta).
+    """
+
+    full_attention: tuple[float, float]
+    linear_attention: tuple[float, float]
+    ffn: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The shape and the arithmetic of one checkpoint, as its family file read them."""
 
@@ -162,7 +183,7 @@ class ModelConfig:
     vocab_size: int  # V
     hidden_size: int  # H
     layers: tuple[Literal["moe", "dense"], ...]  # kind of the feed-forward part, one per layer
-    attention: tuple[AttentionCard, ...]  # one per layer
+    attention: tuple[LayerCard, ...]  # one per layer
     heads: int  # Nq
     kv_heads: int  # Nk; each serves Nq // Nk consecutive query heads
     head_dim: int  # D, of queries and keys; need not be H / Nq
@@ -174,6 +195,7 @@ class ModelConfig:
     experts: ExpertCard
     router: RouterCard
     multipliers: Multipliers
+    residual: NormedResidual | None  # None: what goes past a part is what came in
     tied_head: bool  # the head is the embedding matrix
     max_positions: int  # positions the model was made for
 
@@ -186,13 +208,42 @@ class ModelConfig:
         """(heads, dimensions) of the keys and values that a layer caches for a position.
 
         None for the values of the absorbed form: they are the first `rank` numbers of the keys.
+        A layer with a state caches nothing for a position, see `state`.
         """
-        latent = self.attention[layer].latent
+        card = self.attention[layer]
+        if not isinstance(card, AttentionCard):
+            return (0, 0), None
+        latent = card.latent
         if latent is None:
             return (self.kv_heads, self.head_dim), (self.kv_heads, self.head_dim)
         if latent.form == "absorbed":
             return (1, latent.rank + latent.rope_dim), None
         return (self.heads, self.head_dim), (self.heads, latent.value_dim)
+
+    def value_dim(self, layer: int) -> int:
+        """Dv: numbers of a cached value, of those that it shares with the keys too."""
+        keys, values = self.cached(layer)
+        if values is not None:
+            return values[1]
+        card = self.attention[layer]
+        latent = card.latent if isinstance(card, AttentionCard) else None
+        return keys[1] if latent is None else latent.rank
+
+    def state(self, layer: int) -> StateShapes | None:
+        """Shapes of the arrays that a layer keeps of a sequence; None: it keeps positions."""
+        card = self.attention[layer]
+        return None if isinstance(card, AttentionCard) else card.state
+
+    @property
+    def cache_groups(self) -> tuple[CacheGroup, ...]:
+        """Layers by what they keep of a sequence; each group has a block table of its own."""
+        return grouped(
+            [c.keeps if isinstance(c, AttentionCard) else ("state", 0) for c in self.attention]
+        )
+
+    def group_of(self, layer: int) -> int:
+        """Number of the cache group that a layer belongs to."""
+        return next(g for g, group in enumerate(self.cache_groups) if layer in group.layers)
 
 
 PLAIN_SWIGLU = ExpertCard(
@@ -220,6 +271,7 @@ def full_attention(head_dim: int, rope: RopeCard) -> AttentionCard:
         sinks=False,
         qkv_bias=False,
         out_bias=False,
+        out_gate=False,
         latent=None,
     )
 
@@ -231,7 +283,9 @@ def in_form(config: ModelConfig, form: Literal["expanded", "absorbed"]) -> Model
     a cache of rank + rope_dim numbers a position: 576 for DeepSeek-V3, in place of 40,960.
     """
     cards = [
-        card if card.latent is None else replace(card, latent=replace(card.latent, form=form))
+        replace(card, latent=replace(card.latent, form=form))
+        if isinstance(card, AttentionCard) and card.latent is not None
+        else card
         for card in config.attention
     ]
     return replace(config, attention=tuple(cards))

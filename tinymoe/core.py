@@ -15,9 +15,13 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tinymoe.cache_groups import CacheGroup as CacheGroup
 from tinymoe.cards import AttentionCard as AttentionCard
 from tinymoe.cards import ExpertCard as ExpertCard
+from tinymoe.cards import GatedDeltaCard as GatedDeltaCard
 from tinymoe.cards import LatentCard as LatentCard
+from tinymoe.cards import LayerCard as LayerCard
+from tinymoe.cards import LightningCard as LightningCard
 from tinymoe.cards import ModelConfig as ModelConfig
 from tinymoe.cards import Multipliers as Multipliers
 from tinymoe.cards import RopeCard as RopeCard
@@ -175,7 +179,8 @@ class Request:
     sampling: Sampling
     output_ids: list[int] = field(default_factory=list)  # appended by Engine.step
     cached: int = 0  # positions whose keys and values are in the cache; set by the scheduler
-    pages: list[int] = field(default_factory=list)  # block table; set by the scheduler
+    pages: list[list[int]] = field(default_factory=list)  # block table of each cache group,
+    # none before it runs; set by the scheduler
     finish: Literal["eos", "stop", "length"] | None = None  # set by Engine.step or the caller
 
     @property
@@ -189,7 +194,9 @@ class Run(NamedTuple):
 
     rows: slice  # of the batch
     start: int  # position of its first token
-    pages: Array  # (pages,) block table: page p holds positions p*P .. p*P + P - 1
+    # (pages,) block table of each cache group: page p holds positions p*P .. p*P + P - 1; of
+    # layers with a state, the one page is the slot of the sequence
+    pages: tuple[Array, ...]
 
     @property
     def stop(self) -> int:
@@ -215,7 +222,10 @@ class PagedKeysValues(Protocol):
         ...
 
     def layer(self, index: int) -> tuple[Array, Array]:
-        """Key pages (pages, P, Nk, D) and value pages (pages, P, Nk, D), writable."""
+        """Key pages (pages, P, Nk, D) and value pages (pages, P, Nk, D), writable.
+
+        Of a layer with a state: (slots, *shape) of its two arrays, see `ModelConfig.state`.
+        """
         ...
 
 

@@ -123,9 +123,10 @@ for step in range(28):
     if step == 14:
         requests.append(submit("Lily ran home.", 8))
     engine.step()
-    owner = np.zeros(small.pages)  # 0: free
+    owner = np.zeros(small.pages[0])  # 0: free
     for number, request in enumerate(requests):
-        owner[request.pages] = number + 1
+        for table in request.pages:  # one, as all layers of this model keep all positions
+            owner[table] = number + 1
     owners.append(owner)
     small.check_integrity(request.pages for request in requests)
 assert not engine.busy
@@ -167,7 +168,7 @@ def run_in_pieces(
     table, pieces = np.array(pages), []
     for start, stop in pairwise([0, *cuts, len(ids)]):
         rows, seen = np.arange(stop - start), {}
-        runs = (Run(slice(0, stop - start), start, table),)
+        runs = (Run(slice(0, stop - start), start, (table,)),)
         batch = Batch(np.array(ids[start:stop]), start + rows, runs, rows)
         forward(model.params, config, batch, cache, numerics, ops, copying(seen))
         pieces.append(seen)

@@ -194,7 +194,7 @@ def test_grouped_experts_equal_the_loop_bit_for_bit(preset: str, weight_on: Any)
 
     config, params = one_layer(card, numerics)
     cache = PagedCache.for_model(config, numerics, positions=2)
-    run = Run(slice(0, 2), 0, np.array(cache.allocate(1)))
+    run = Run(slice(0, 2), 0, cache.take(2))
     batch = Batch(np.arange(2), np.arange(2), (run,), np.arange(2))
     forward(params, config, batch, cache, numerics, tap=keep)
     routing = Routing(*(taps[f"layers.0.router.{field}"] for field in Routing._fields))
@@ -226,6 +226,7 @@ def one_layer(card: RouterCard, numerics: Numerics) -> tuple[ModelConfig, Params
         experts=PLAIN_SWIGLU,
         router=card,
         multipliers=NO_MULTIPLIERS,
+        residual=None,
         tied_head=True,
         max_positions=8,
     )

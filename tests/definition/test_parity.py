@@ -79,8 +79,10 @@ class Runner:
         self.config = config if form is None else in_form(config, form)
         self.numerics = NUMERICS[preset]
         self.params = load_params(Checkpoint.open(ROOT / case), self.config, self.numerics)
-        self.cache = PagedCache.for_model(self.config, self.numerics, positions)
-        self.pages = np.array(self.cache.allocate(self.cache.pages))
+        self.cache = PagedCache.for_model(
+            self.config, self.numerics, positions, sequences=1, batch_tokens=positions
+        )
+        self.pages = self.cache.take(positions)
         self.length = 0
 
     def __call__(self, ids: list[int]) -> dict[str, np.ndarray]:

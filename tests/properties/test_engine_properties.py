@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from tests.serving import CONFIG, PARAMS, Bench, alone, sampling_of
-from tests.tiny import tiny_card, tiny_params
+from tests.tiny import tiny_attention, tiny_card, tiny_params
 from tinymoe.cache import PagedCache
 from tinymoe.core import NUMERICS, Batch, Run, Sampling, TinymoeError
 from tinymoe.model.experts import moe_naive
@@ -76,6 +76,36 @@ def test_company_changes_nothing(preset, requests, page_size, spare, max_batch_t
     assert max(bench.batch_tokens) <= max_batch_tokens
 
 
+@some(40)
+@given(
+    seen=st.dictionaries(st.sampled_from(["window", "chunk"]), st.integers(1, 9), min_size=1),
+    requests=st.lists(wishes, min_size=1, max_size=3),
+    page_size=st.sampled_from([1, 2, 3, 16]),
+    spare=st.integers(0, 4),
+    max_batch_tokens=st.integers(1, 24),
+)
+def test_layers_that_forget_change_nothing(seen, requests, page_size, spare, max_batch_tokens):
+    # LLMs-from-scratch#925, vllm#26042: pages out of sight are given back and full of NaN
+    config = replace(CONFIG, attention=(tiny_attention(), tiny_attention(**seen)))
+    longest = max(len(prompt) + most for prompt, _, most, _ in requests)
+    bench = Bench(
+        "fp32",
+        pages=-(-longest // page_size) + spare,
+        page_size=page_size,
+        max_batch_tokens=max_batch_tokens,
+        model=(config, PARAMS["fp32"]),
+    )
+    for number, wish in enumerate(requests):
+        bench.submit(str(number), wish[0], sampling_of(*wish[1:]))
+    results = bench.finish()
+    for number, (prompt, *_) in enumerate(requests):
+        ids = list(prompt)
+        for token, row in zip(*results[str(number)], strict=True):
+            # a forward pass of the whole sequence, which forgets nothing
+            assert forward_alone(PARAMS["fp32"], config, ids, NUMERICS["fp32"])[-1].tobytes() == row
+            ids.append(token[0])
+
+
 @pytest.mark.parametrize("preset", sorted(NUMERICS))
 def test_preempted_request_goes_on_as_if_nothing_had_happened(preset):
     # a cache for one and a half requests: the younger loses its pages and computes them again
@@ -113,7 +143,7 @@ def run_pieces(preset, ids, cuts, pages, page_size, pool):
     logits = []
     for start, stop in zip([0, *cuts], [*cuts, len(ids)], strict=True):
         rows = np.arange(stop - start)
-        run = Run(slice(0, stop - start), start, pages)
+        run = Run(slice(0, stop - start), start, (pages,))
         batch = Batch(ids[start:stop], rows + start, (run,), rows)
         logits.append(forward(PARAMS[preset], CONFIG, batch, cache, n))
     return np.concatenate(logits)
@@ -249,7 +279,7 @@ def test_too_large_requests_are_refused_at_the_door(prompt, most, pages, page_si
     elif prompt + most <= 24:
         bench.submit("fits", ids, sampling)
         assert len(bench.finish()["fits"].tokens) == most
-    assert bench.cache.free_pages == pages
+    assert bench.cache.free_pages == (pages,)
 
 
 def test_output_ends_at_the_models_last_position():

@@ -37,14 +37,16 @@ def info(model: options.Model = None, as_json: options.Json = False) -> None:
 
 def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
     """All of it, as plain values."""
+    from tinymoe.cards import in_form
     from tinymoe.core import NUMERICS
     from tinymoe.families import resident_bytes
     from tinymoe.families.describe import describe_scheme
     from tinymoe.families.memory import available_memory
     from tinymoe.measure.footprint import footprint
-    from tinymoe.measure.shapes import kv_values
+    from tinymoe.measure.shapes import kv_values, state_values
 
-    sizes, positions = footprint(checkpoint, config), kv_values(config)
+    sizes = footprint(checkpoint, config)
+    positions, states = kv_values(in_form(config, "absorbed")), state_values(config)
     shape = asdict(config)
     scheme = describe_scheme(checkpoint, config)
     router, layers, cards = (shape.pop(name) for name in ("router", "layers", "attention"))
@@ -58,6 +60,7 @@ def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
         },
         "shape": shape,
         "attention": _kinds(cards),
+        "cache": [asdict(group) for group in config.cache_groups],
         "router": router,
         "parameters": {"total": sizes.total, "active": sizes.active},
         "quantised": scheme["method"],
@@ -68,6 +71,7 @@ def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
             "tensors": sizes.nbytes,
             "read_per_token": sizes.read_per_token,
             "kv_per_position": {"fp32": 4 * positions, "bf16": 2 * positions},
+            "state_per_sequence": {"fp32": 4 * states, "bf16": 2 * states},
             "in_memory": {name: resident_bytes(config, NUMERICS[name]) for name in NUMERICS},
             "available": available_memory(),
         },
@@ -87,6 +91,17 @@ def _kinds(cards: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
         else:
             kinds.append({"layers": [index], "card": card})
     return kinds
+
+
+def _kept(group: dict[str, Any]) -> str:
+    """What the cache keeps for a group of layers."""
+    what = {
+        "all": "every position",
+        "window": f"the last {group['span']:,} positions",
+        "chunk": f"the current chunk of {group['span']:,}",
+        "state": "one state a sequence",
+    }
+    return f"{what[group['kind']]} of {_some(list(group['layers']))}"
 
 
 def _tokenizer_size(checkpoint: Checkpoint) -> int | None:
@@ -124,6 +139,7 @@ def _page(facts: dict[str, Any]) -> str:
                                "sequence alone"],
             ["key/value cache", f"{_bytes(kv['fp32'])} a position in float32, "
                                 f"{_bytes(kv['bf16'])} in bfloat16"],
+            ["it holds", "; ".join(map(_kept, facts["cache"]))],
             ["tokenizer", "none (token ids only)" if size is None else f"{size:,} tokens"],
             ["end ids", ", ".join(map(str, facts["end_ids"])) or "none"],
             ["sampling", _pairs(facts["sampling"]) or "none given"],

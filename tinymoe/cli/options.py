@@ -44,6 +44,15 @@ Memory = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Latent = Annotated[
+    str,
+    typer.Option(
+        metavar="absorbed|expanded",
+        help="Latent attention (DeepSeek) with the latent vector cached, or with the keys and "
+        "values of every head: other last bits. No other model has it.",
+        rich_help_panel=MODEL,
+    ),
+]
 Prompts = Annotated[
     list[str] | None,
     typer.Argument(

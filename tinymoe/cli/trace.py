@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,7 +14,7 @@ from tinymoe.cli import options, prompts, report
 from tinymoe.core import TinymoeError
 
 if TYPE_CHECKING:
-    from tinymoe.api import Model
+    from tinymoe.api import Latent, Model
     from tinymoe.oracle.trace_file import TraceFile
 
 EXAMPLE = 'python -m tinymoe trace "Once upon a time" -o story.safetensors'
@@ -98,6 +98,7 @@ def trace(
             rich_help_panel=options.PROMPT,
         ),
     ] = None,
+    latent: options.Latent = "expanded",
 ) -> None:
     """Run a text once and write every activation, to compare another engine with.
 
@@ -126,7 +127,13 @@ def trace(
         from tinymoe.api import load
         from tinymoe.oracle.trace_file import TraceFile
 
-        opened = load(model, numerics=numerics, memory=memory, on_demand=span is not None)
+        opened = load(
+            model,
+            numerics=numerics,
+            memory=memory,
+            on_demand=span is not None,
+            latent=cast("Latent", latent),
+        )
         report.say_if_on_demand(opened.params.reads)
         hidden, tokens, source = _start(opened, asked, span, input_file)
         metadata = _metadata(opened, len(tokens if hidden is None else hidden))

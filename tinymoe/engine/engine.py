@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 
-from tinymoe.cache import PagedCache
+from tinymoe.cache import BATCH_TOKENS, SEQUENCES, PagedCache
 from tinymoe.core import (
     Array,
     ModelConfig,
@@ -40,8 +40,8 @@ class Engine:
         end_ids: Sequence[int] = (),
         ops: Ops = DEFINITION,
         tap: Tap = no_tap,
-        max_batch_tokens: int = 512,
-        max_running: int = 64,
+        max_batch_tokens: int = BATCH_TOKENS,
+        max_running: int = SEQUENCES,
     ) -> None:
         """`end_ids`: the checkpoint's end-of-sequence ids. `tap` sees every activation."""
         self.params, self.config, self.numerics, self.cache = params, config, numerics, cache

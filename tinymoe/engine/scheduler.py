@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinymoe.cache import PagedCache
+from tinymoe.cache import PagedCache, as_arrays
 from tinymoe.core import Batch, Request, Run, TinymoeError
 
 
@@ -52,13 +52,15 @@ class Scheduler:
 
     def add(self, request: Request, limit: int) -> None:
         """Queue a request that may grow to `limit` positions."""
-        needed = self.cache.pages_for(limit)
-        if needed > self.cache.pages:
-            raise TinymoeError(
-                f"request {request.request_id!r} may grow to {limit} positions ({needed} pages), "
-                f"the cache has {self.cache.pages} pages in all: lower max_tokens, shorten the "
-                "prompt, or load the model with more cache positions"
-            )
+        for pool in self.cache.pools:
+            needed = pool.group.most_pages(limit, self.max_batch_tokens, pool.page_size)
+            if needed > pool.pages:
+                raise TinymoeError(
+                    f"request {request.request_id!r} may grow to {limit} positions ({needed} pages "
+                    f"at once), the cache has {pool.pages} pages in all for layers "
+                    f"{pool.group.layers} (they keep {pool.group.kind}): lower max_tokens, shorten "
+                    "the prompt, or load the model with more cache positions"
+                )
         self.waiting.append(request)
 
     def pick(self) -> list[Piece]:
@@ -87,7 +89,7 @@ class Scheduler:
         """Move the head of the queue to the running, if there is a place and a page for it."""
         if self._preempted:  # pages just taken from one must not go to another behind it
             return False
-        if len(self.running) >= self.max_running or self.cache.free_pages == 0:
+        if len(self.running) >= self.max_running or 0 in self.cache.free_pages:
             return False
         self.waiting.remove(request)
         self.running.append(request)
@@ -96,16 +98,26 @@ class Scheduler:
     def _grow(self, piece: Piece) -> bool:
         """Pages for the piece; if there are none, the youngest other request starts over."""
         request = piece.request
-        needed = self.cache.pages_for(piece.stop) - len(request.pages)
-        while needed > self.cache.free_pages:
+        if not request.pages:
+            request.pages = [[] for _ in self.cache.pools]
+        while self._short(piece):
             youngest = self.running[-1]
             if youngest is request:
                 # it waits for an older one to finish; `add` made sure that it fits alone
                 self._preempt(request)
                 return False
             self._preempt(youngest)
-        request.pages += self.cache.allocate(max(needed, 0))
+        for pool, table in zip(self.cache.pools, request.pages, strict=True):
+            pool.hold(table, request.cached, piece.stop)
         return True
+
+    def _short(self, piece: Piece) -> bool:
+        """Some pool has fewer free pages than the piece needs."""
+        request = piece.request
+        return any(
+            pool.missing(table, request.cached, piece.stop) > pool.free_pages
+            for pool, table in zip(self.cache.pools, request.pages, strict=True)
+        )
 
     def _preempt(self, request: Request) -> None:
         """Take a request's pages; it keeps its output and will be computed again from the start."""
@@ -115,13 +127,20 @@ class Scheduler:
         self.waiting.appendleft(request)
 
     def _release(self, request: Request) -> None:
-        self.cache.release(request.pages)
+        if request.pages:
+            for pool, table in zip(self.cache.pools, request.pages, strict=True):
+                pool.release(table)
         request.pages, request.cached = [], 0
 
     def done(self, pieces: list[Piece]) -> None:
-        """The model has run these pieces: their keys and values are in the cache."""
-        for piece in pieces:
-            piece.request.cached = piece.stop
+        """The model has run these pieces: their keys and values are in the cache.
+
+        What is out of sight of the next token is given back at once.
+        """
+        for request, stop in pieces:
+            request.cached = stop
+            for pool, table in zip(self.cache.pools, request.pages, strict=True):
+                pool.let_go(table, stop)
 
     def remove(self, request: Request) -> None:
         """A request has finished, or its owner lost interest: its pages are free again."""
@@ -147,7 +166,7 @@ def build_batch(pieces: list[Piece]) -> Batch:
         rows = slice(len(ids), len(ids) + stop - request.cached)
         ids += sequence[request.cached : stop]
         positions += range(request.cached, stop)
-        runs.append(Run(rows, request.cached, np.array(request.pages, np.int64)))
+        runs.append(Run(rows, request.cached, as_arrays(request.pages)))
         if stop == request.length:
             logit_rows.append(rows.stop - 1)  # only a sequence's last token predicts the next
     as_array = [np.array(values, np.int64) for values in (ids, positions, logit_rows)]

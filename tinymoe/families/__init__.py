@@ -22,12 +22,14 @@ from tinymoe.families import (
     granitemoe,
     hunyuan_v1_moe,
     llama4,
+    minimax,
     minimax_m2,
     mixtral,
     olmoe,
     phimoe,
     qwen2_moe,
     qwen3_moe,
+    qwen3_next,
 )
 from tinymoe.families.layouts import Shape
 from tinymoe.families.memory import budget_of
@@ -49,12 +51,15 @@ FAMILIES: Mapping[str, ModuleType] = {  # by model_type
     "kimi_k2": deepseek,
     "llama4": llama4,
     "llama4_text": llama4,
+    "minimax": minimax,
     "minimax_m2": minimax_m2,
+    "minimax_text_01": minimax,
     "mixtral": mixtral,
     "olmoe": olmoe,
     "phimoe": phimoe,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
+    "qwen3_next": qwen3_next,
 }
 
 

@@ -8,10 +8,11 @@ from typing import Literal
 from tinymoe.cards import (
     NO_MULTIPLIERS,
     PLAIN_SWIGLU,
-    AttentionCard,
     ExpertCard,
+    LayerCard,
     ModelConfig,
     Multipliers,
+    NormedResidual,
     RouterCard,
 )
 from tinymoe.core import TinymoeError
@@ -185,7 +186,7 @@ def assemble(
     *,
     family: str,
     layers: Kinds,
-    attention: AttentionCard | tuple[AttentionCard, ...],
+    attention: LayerCard | tuple[LayerCard, ...],
     router: RouterCard,
     moe_intermediate: int,
     dense_intermediate: int,
@@ -194,6 +195,7 @@ def assemble(
     rounds_before_weight: bool = True,
     experts: ExpertCard = PLAIN_SWIGLU,
     multipliers: Multipliers = NO_MULTIPLIERS,
+    residual: NormedResidual | None = None,
 ) -> ModelConfig:
     """The whole config. `default_eps`: of the family's own class, where the key is missing."""
     cards = attention if isinstance(attention, tuple) else (attention,) * len(layers)
@@ -214,6 +216,7 @@ def assemble(
         experts=experts,
         router=router,
         multipliers=multipliers,
+        residual=residual,
         tied_head=fields.flag("tie_word_embeddings"),
         max_positions=fields.count("max_position_embeddings"),
     )

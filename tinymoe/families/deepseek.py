@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from tinymoe.cards import (
-    AttentionCard,
     LatentCard,
+    LayerCard,
     ModelConfig,
     RouterCard,
     full_attention,
@@ -29,7 +29,7 @@ from tinymoe.families.common import (
 )
 from tinymoe.families.fields import HARMLESS, Fields
 from tinymoe.families.rope_fields import read_rope, yarn_score_factor
-from tinymoe.families.standard import Names, load_model
+from tinymoe.families.standard import Names, expect_attention, load_model
 from tinymoe.families.tensors import Source, read, read_weight
 from tinymoe.model.params import LatentParams, Params
 
@@ -119,9 +119,10 @@ def _softmax_router(fields: Fields) -> RouterCard:
 
 
 def _attention(
-    source: Source, layer: str, config: ModelConfig, card: AttentionCard, names: Names
+    source: Source, layer: str, config: ModelConfig, card: LayerCard, names: Names
 ) -> LatentParams:
     """Latent attention; biases on what leads down and on the output."""
+    card = expect_attention(card, layer)
     latent, H, name = card.latent, config.hidden_size, f"{layer}.self_attn"
     if latent is None:
         raise TinymoeError(f"{layer}: expected a card with latent attention")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tinymoe.cards import AttentionCard, LongRopeScaling, ModelConfig, full_attention
+from tinymoe.cards import AttentionCard, LayerCard, LongRopeScaling, ModelConfig, full_attention
 from tinymoe.families.common import (
     Sizes,
     all_moe,
@@ -101,7 +101,7 @@ def _attention_card(
 
 
 def _attention(
-    source: Source, layer: str, config: ModelConfig, card: AttentionCard, names: Names
+    source: Source, layer: str, config: ModelConfig, card: LayerCard, names: Names
 ) -> AttentionParams:
     bias = read(source, f"{layer}.input_layernorm.bias", config.hidden_size)
     return replace(load_attention(source, layer, config, card, names), norm_bias=bias)

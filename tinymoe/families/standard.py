@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tinymoe.cards import AttentionCard, ModelConfig
-from tinymoe.core import Array
+from tinymoe.cards import AttentionCard, LayerCard, ModelConfig
+from tinymoe.core import Array, TinymoeError
 from tinymoe.families.layouts import Shape
 from tinymoe.families.tensors import Change, Source, read, read_weight
 from tinymoe.model.params import (
     AttentionParams,
     DenseParams,
-    LatentParams,
     LayerParams,
+    MixerParams,
     MoeParams,
     Params,
     SharedParams,
@@ -38,25 +38,44 @@ class Names:
     down: str = "down_proj"
     shared: str = "mlp.shared_experts"
     shared_gate: str = "mlp.shared_expert_gate.weight"
+    norms_less_one: bool = False  # what is stored of a norm is w - 1 (Qwen3-Next)
 
 
-Attention = Callable[
-    [Source, str, ModelConfig, AttentionCard, Names], AttentionParams | LatentParams
-]
+Attention = Callable[[Source, str, ModelConfig, LayerCard, Names], MixerParams]
 Experts = Callable[[Source, str, ModelConfig, Names], MoeParams]
 
 
+def expect_attention(card: LayerCard, layer: str) -> AttentionCard:
+    """The card, of a layer that looks back at keys and values."""
+    if not isinstance(card, AttentionCard):
+        raise TinymoeError(f"{layer}: expected an AttentionCard, found {type(card).__name__}")
+    return card
+
+
+def read_norm(source: Source, name: str, names: Names, *shape: int) -> Array:
+    """A norm's weight."""
+    out = source.new(*shape)
+    source.fill(name, out, shape, as_norm(names))
+    return out
+
+
+def as_norm(names: Names) -> Callable[[Array], Array] | None:
+    """What makes of a stored norm weight the factor. Its product with 1 + w rounds once."""
+    return (lambda stored: stored + 1) if names.norms_less_one else None
+
+
 def load_attention(
-    source: Source, layer: str, config: ModelConfig, card: AttentionCard, names: Names
+    source: Source, layer: str, config: ModelConfig, card: LayerCard, names: Names
 ) -> AttentionParams:
     """Query, key and value rows land in one matrix; biases and norms as the card says."""
+    card = expect_attention(card, layer)
     H, D, name = config.hidden_size, config.head_dim, f"{layer}.self_attn"
     rows = [count * D for count in (config.heads, config.kv_heads, config.kv_heads)]
     places, start = [], 0
     for letter, number in zip("qkv", rows, strict=True):
         places.append((letter, slice(start, start + number)))
         start += number
-    norm = read(source, f"{layer}.input_layernorm.weight", H)
+    norm = read_norm(source, f"{layer}.input_layernorm.weight", names, H)
     qkv = source.new(start, H)
     for letter, place in places:
         source.fill(f"{name}.{letter}_proj.weight", qkv[place])
@@ -70,7 +89,7 @@ def load_attention(
     return AttentionParams(
         norm=norm,
         qkv=source.weight(qkv, [[f"{name}.{letter}_proj.weight" for letter in "qkv"]]),
-        qk_norm=_head_norms(source, layer, config, card, names),
+        qk_norm=load_head_norms(source, layer, config, card, names),
         out=out,
         qkv_bias=bias,
         out_bias=read(source, f"{name}.o_proj.bias", H) if card.out_bias else None,
@@ -80,7 +99,7 @@ def load_attention(
     )
 
 
-def _head_norms(
+def load_head_norms(
     source: Source, layer: str, config: ModelConfig, card: AttentionCard, names: Names
 ) -> Array | None:
     """(Nq + Nk, D): one weight for all heads, repeated, or a weight for each."""
@@ -93,7 +112,7 @@ def _head_norms(
         return norms
     for name, part in ((names.q_norm, norms[:heads]), (names.k_norm, norms[heads:])):
         if card.qk_norm == "per_head":
-            source.fill(f"{layer}.{name}", part, (D,))
+            source.fill(f"{layer}.{name}", part, (D,), as_norm(names))
         else:
             source.fill(f"{layer}.{name}", part, (part.size,), _as_heads(D))
     return norms
@@ -127,7 +146,7 @@ def fill_gated(
 def load_dense(source: Source, layer: str, config: ModelConfig, names: Names) -> DenseParams:
     """A layer without experts."""
     H = config.hidden_size
-    norm = read(source, f"{layer}.post_attention_layernorm.weight", H)
+    norm = read_norm(source, f"{layer}.post_attention_layernorm.weight", names, H)
     name = f"{layer}.{names.dense}"
     gate_up, down = load_gated(source, name, config.dense_intermediate, H, names)
     return DenseParams(norm=norm, gate_up=gate_up, down=down)
@@ -166,7 +185,7 @@ def fill_stacks(
 def load_router(source: Source, layer: str, config: ModelConfig, names: Names) -> MoeParams:
     """All but the experts' own matrices, for which there is room."""
     H, card, width = config.hidden_size, config.router, config.moe_intermediate
-    norm = read(source, f"{layer}.post_attention_layernorm.weight", H)
+    norm = read_norm(source, f"{layer}.post_attention_layernorm.weight", names, H)
     router, bias = read(source, f"{layer}.{names.router}", card.experts, H), None
     if card.selection_bias:
         bias = source.new(card.experts)
@@ -206,7 +225,7 @@ def load_model(
     """A whole model; a family passes its own loader for a part that it stores in its own way."""
     V, H = config.vocab_size, config.hidden_size
     embed = read(source, f"{names.prefix}model.embed_tokens.weight", V, H)
-    final_norm = read(source, f"{names.prefix}model.norm.weight", H)
+    final_norm = read_norm(source, f"{names.prefix}model.norm.weight", names, H)
     head: Weight = embed
     if not config.tied_head:
         head = read_weight(source, f"{names.prefix}lm_head.weight", V, H)

@@ -26,6 +26,10 @@ from tinymoe.model.params import aligned_empty
 from tinymoe.model.weights import Weight
 
 _LISTED = 8  # names in a message
+_TABLES = (  # of rope, and the decays of lightning attention
+    *("rotary_emb.inv_freq", "self_attn.slope_rate"),
+    *("self_attn.query_decay", "self_attn.key_decay", "self_attn.diagonal_decay"),
+)
 
 Change = Callable[[Array], Array]
 
@@ -261,7 +265,7 @@ def check_tensors(
     """All that `build` asks for is there: how it is quantised, and the bytes it takes in memory.
 
     Left alone without a word: layers past `num_layers` (multi-token prediction), a vision tower
-    beside the text model, and `rotary_emb.inv_freq`, a table that old exporters stored. Any other
+    beside the text model, and tables that some exporters store and the config says. Any other
     tensor that nothing uses is a warning.
     """
     scheme = scheme_of(checkpoint)
@@ -290,4 +294,4 @@ def _ignored(name: str, num_layers: int) -> bool:
     layer = re.match(r"(?:language_model\.)?model\.layers\.(\d{1,9})\.", name)
     past = layer is not None and int(layer[1]) >= num_layers
     other = name.startswith(("mtp.", "vision_model.", "multi_modal_projector."))
-    return past or other or name.endswith("rotary_emb.inv_freq")
+    return past or other or name.endswith(_TABLES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinymoe.core import Array, ModelConfig, Numerics, TinymoeError
+from tinymoe.core import Array, AttentionCard, ModelConfig, Numerics, TinymoeError
 from tinymoe.model.params import (
     AttentionParams,
     LayerParams,
@@ -76,7 +76,8 @@ class _Draw:
 def _layer(config: ModelConfig, draw: _Draw) -> LayerParams:
     H, D = config.hidden_size, config.head_dim
     width, card = config.moe_intermediate, config.router
-    normed = config.attention[0].qk_norm != "none"
+    first = config.attention[0]
+    normed = isinstance(first, AttentionCard) and first.qk_norm != "none"
     return LayerParams(
         attention=AttentionParams(
             norm=draw.ones(H),

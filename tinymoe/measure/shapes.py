@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
 from tinymoe.cards import NO_MULTIPLIERS, PLAIN_SWIGLU, full_attention
-from tinymoe.core import ModelConfig, RopeCard, TinymoeError
+from tinymoe.core import AttentionCard, ModelConfig, RopeCard, TinymoeError
 from tinymoe.families.common import softmax_router
 
 
@@ -50,6 +51,7 @@ def shape(
         experts=PLAIN_SWIGLU,
         router=replace(softmax_router(experts, top_k), renormalise=True),  # as Qwen3-MoE
         multipliers=NO_MULTIPLIERS,
+        residual=None,
         tied_head=tied,
         max_positions=positions,
     )
@@ -104,7 +106,9 @@ def parameters(config: ModelConfig) -> tuple[int, int]:
 def attention_parameters(config: ModelConfig) -> int:
     """Of one layer, its norms included."""
     H, D = config.hidden_size, config.head_dim
-    norms = H + (2 * D if config.attention[0].qk_norm != "none" else 0)
+    first = config.attention[0]
+    normed = isinstance(first, AttentionCard) and first.qk_norm != "none"
+    norms = H + (2 * D if normed else 0)
     return norms + 2 * H * D * (config.heads + config.kv_heads)
 
 
@@ -115,9 +119,15 @@ def router_parameters(config: ModelConfig) -> int:
 
 
 def kv_values(config: ModelConfig) -> int:
-    """Numbers that the key/value cache keeps for one position, all layers together."""
+    """Numbers that the cache keeps for one position while all layers see it, all together."""
     total = 0
     for layer in range(config.num_layers):
         keys, values = config.cached(layer)
         total += keys[0] * keys[1] + (0 if values is None else values[0] * values[1])
     return total
+
+
+def state_values(config: ModelConfig) -> int:
+    """Numbers that layers with a state keep for a whole sequence, all together."""
+    shapes = [config.state(layer) for layer in range(config.num_layers)]
+    return sum(math.prod(shape) for pair in shapes if pair is not None for shape in pair)

@@ -18,52 +18,91 @@ from tinymoe.core import (
 from tinymoe.model.attention import slots_of
 from tinymoe.model.norm import layernorm
 from tinymoe.model.ops import Ops
-from tinymoe.model.precision import array_module
+from tinymoe.model.precision import array_module, store
 from tinymoe.model.rope import rope_tables
+from tinymoe.model.router import sigmoid
 from tinymoe.model.weights import Weight
 
 
+class Stretch(NamedTuple):
+    """A run of several tokens, as the layers of one cache group see it."""
+
+    rows: slice  # of the batch
+    start: int  # position of its first token
+    table: Array  # (pages,) block table
+
+
 class Lookups(NamedTuple):
-    """Where a batch's tokens live in the cache, and who looks back at what: once per pass."""
+    """Where a batch's tokens live in one group's pages, and who looks back at what."""
 
     slots: Array  # (T,) page number * P + place in the page
     decode_rows: Array  # (R,) rows of runs of one token
     decode_tables: list[Array]  # their block tables
     decode_lengths: list[int]  # tokens of their sequences so far, these included
-    prefills: list[Run]  # the longer runs
+    prefills: list[Stretch]  # the longer runs
 
     @classmethod
-    def of(cls, batch: Batch, page_size: int) -> Lookups:
-        """Work them out."""
+    def of(cls, batch: Batch, group: int, page_size: int) -> Lookups:
+        """Work them out: once per pass for each group, not for each layer."""
         xp = array_module(batch.ids)
-        slots = [slots_of(batch.positions[run.rows], run.pages, page_size) for run in batch.runs]
+        slots = [
+            slots_of(batch.positions[run.rows], run.pages[group], page_size) for run in batch.runs
+        ]
         single = [run for run in batch.runs if run.stop - run.start == 1]
         return cls(
             slots=xp.concatenate(slots),
             decode_rows=xp.array([run.rows.start for run in single], dtype=xp.int64),
-            decode_tables=[run.pages for run in single],
+            decode_tables=[run.pages[group] for run in single],
             decode_lengths=[run.stop for run in single],
-            prefills=[run for run in batch.runs if run.stop - run.start > 1],
+            prefills=[
+                Stretch(run.rows, run.start, run.pages[group])
+                for run in batch.runs
+                if run.stop - run.start > 1
+            ],
         )
+
+    @classmethod
+    def of_groups(cls, batch: Batch, config: ModelConfig, page_size: int) -> list[Lookups | None]:
+        """Those of every cache group; None of one that keeps states, where nothing is looked up."""
+        if any(len(run.pages) != len(config.cache_groups) for run in batch.runs):
+            raise TinymoeError(
+                f"{config.family}: expected {len(config.cache_groups)} block tables of each run, "
+                f"one a cache group, got {[len(run.pages) for run in batch.runs]}"
+            )
+        return [
+            None if group.kind == "state" else cls.of(batch, number, page_size)
+            for number, group in enumerate(config.cache_groups)
+        ]
 
 
 class Pass(NamedTuple):
-    """What stays the same from the first layer of one forward pass to the last."""
+    """What stays the same from the first layer of one forward pass to the last, but for `group`."""
 
     config: ModelConfig
-    lookups: Lookups
+    groups: list[Lookups | None]  # of every cache group
+    group: int  # of the layer that is running
+    runs: tuple[Run, ...]
     positions: Array  # (T,)
     turns: dict[RopeCard, tuple[Array, Array]]  # cosines and sines, (T, 1, d/2) each
     numerics: Numerics
     ops: Ops
     tap: Tap
 
+    @property
+    def lookups(self) -> Lookups:
+        """Of the layer that is running."""
+        found = self.groups[self.group]
+        if found is None:
+            raise TinymoeError(f"{self.config.family}: a layer with a state has no keys to look up")
+        return found
+
 
 def turns_of(
     positions: Array, config: ModelConfig, numerics: Numerics
 ) -> dict[RopeCard, tuple[Array, Array]]:
     """The tables of every rope card that a layer has: most models have one."""
-    cards = dict.fromkeys(card.rope for card in config.attention if card.rope is not None)
+    looking = [card for card in config.attention if isinstance(card, AttentionCard)]
+    cards = dict.fromkeys(card.rope for card in looking if card.rope is not None)
     return {card: rope_tables(positions, card, numerics) for card in cards}
 
 
@@ -93,6 +132,24 @@ def project(x: Array, weight: Weight, bias: Array | None, this: Pass) -> Array:
     if bias is None:
         return this.ops.linear(x, weight, this.numerics)
     return this.ops.linear(x, weight, this.numerics, bias=bias)
+
+
+def gated(mix: Array, normed: Array, weight: Array | None, this: Pass, name: str) -> Array:
+    """What attention gives, times sigmoid of a gate (weight (N, H)) of the same size: (T, N)."""
+    if weight is None:
+        raise TinymoeError(f"{name}: the card has an output gate, the weights have none")
+    storage = this.numerics.storage
+    gate = store(sigmoid(project(normed, weight, None, this)), storage)  # (T, N)
+    this.tap(f"{name}.gate", gate)
+    return store(mix * gate, storage)
+
+
+def finish(mix: Array, weight: Array, bias: Array | None, this: Pass, name: str) -> Array:
+    """The output projection: mix (T, N), weight (H, N), bias (H,) -> (T, H)."""
+    this.tap(f"{name}.mix", mix)
+    out = project(mix, weight, bias, this)
+    this.tap(f"{name}.out", out)
+    return out
 
 
 def turn(heads: Array, card: AttentionCard, this: Pass) -> Array:
@@ -125,6 +182,6 @@ def look_back(
         )
     for run in at.prefills:
         out[run.rows] = ops.attention_prefill(
-            q[run.rows], *pages, run.pages, run.start, scale, numerics, **named
+            q[run.rows], *pages, run.table, run.start, scale, numerics, **named
         )
     return out

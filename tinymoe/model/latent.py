@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from tinymoe.core import Array, AttentionCard, LatentCard
 from tinymoe.model.attention import write_pages
-from tinymoe.model.context import Pass, look_back, norm, project, turn
+from tinymoe.model.context import Pass, finish, look_back, norm, project, turn
 from tinymoe.model.params import LatentParams
 from tinymoe.model.precision import array_module, store, vecdot
 from tinymoe.model.weights import QuantisedInput, plain
 
 
 def latent_block(
-    x: Array,
+    normed: Array,
     params: LatentParams,
     pages: tuple[Array, Array],
     card: AttentionCard,
@@ -30,20 +30,15 @@ def latent_block(
     this: Pass,
     name: str,
 ) -> Array:
-    """Norm, project, turn, remember, look back, project: x (T, H) -> (T, H)."""
-    normed = norm(x, params.norm, this)  # (T, H)
-    this.tap(f"{name}.norm", normed)
+    """Project, turn, remember, look back, project: (T, H) -> (T, H)."""
     q = _queries(normed, params, card, latent, this)  # (T, Nq, Dn + Dr)
     down = project(normed, params.down, params.down_bias, this)  # (T, R + Dr)
     c = norm(_own(down[:, : latent.rank]), params.latent_norm, this, eps=latent.norm_eps)  # (T, R)
     k_rope = turn(_own(down[:, None, latent.rank :]), card, this)  # (T, 1, Dr)
     attend = _expanded if latent.form == "expanded" else _absorbed
     mix = attend(q, c, k_rope, params, pages, card, latent, this, name)  # (T, Nq, Dv)
-    mix = mix.reshape(len(x), -1)  # (T, Nq*Dv)
-    this.tap(f"{name}.mix", mix)
-    out = project(mix, params.out, params.out_bias, this)  # (T, H)
-    this.tap(f"{name}.out", out)
-    return out
+    mix = mix.reshape(len(normed), -1)  # (T, Nq*Dv)
+    return finish(mix, params.out, params.out_bias, this, name)
 
 
 def _queries(

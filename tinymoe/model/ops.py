@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tinymoe.core import Array, Permutation, Routing
-from tinymoe.model import attention, experts, norm, precision, rope, router
+from tinymoe.model import attention, experts, linear_attention, norm, precision, rope, router
+from tinymoe.model.linear_attention import Carried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,9 @@ class Ops:
     rope: Callable[..., Array]
     attention_prefill: Callable[..., Array]
     attention_decode: Callable[..., Array]
+    causal_conv: Callable[..., Carried]
+    gated_delta: Callable[..., Carried]
+    lightning: Callable[..., Carried]
     route: Callable[..., Routing]
     permute: Callable[..., Permutation]
     expert_ffn: Callable[..., Array]
@@ -34,6 +38,9 @@ DEFINITION = Ops(
     rope=rope.rope,
     attention_prefill=attention.attention_prefill,
     attention_decode=attention.attention_decode,
+    causal_conv=linear_attention.causal_conv,
+    gated_delta=linear_attention.gated_delta,
+    lightning=linear_attention.lightning,
     route=router.route,
     permute=experts.permute,
     expert_ffn=experts.expert_ffn,

@@ -1,8 +1,9 @@
 """The weights of a model, by role. A family file says which tensor of a checkpoint fills which.
 
-Every array has the numerics' `accumulate` type and holds the checkpoint's values exactly.
-Matrices are (out, in), as in the checkpoint. A `Weight` is such an array, or one that says how its
-input is quantised, where numerics ask for what the checkpoint says (`weights.py`).
+Every array has the numerics' `accumulate` type and holds the checkpoint's values exactly; norm
+weights that are stored as w - 1 (Qwen3-Next) hold w. Matrices are (out, in), as in the checkpoint.
+A `Weight` is such an array, or one that says how its input is quantised, where numerics ask for
+what the checkpoint says (`weights.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -48,6 +49,7 @@ class AttentionParams:
     norm_bias: Array | None = None  # (H,), with LayerNorm
     key_format: InputFormat | None = None  # in which keys are cached; None: as they are
     value_format: InputFormat | None = None
+    gate: Array | None = None  # (Nq*D, H), with AttentionCard.out_gate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,31 @@ class LatentParams:
     up: Weight  # (Nq, Dn + Dv, R): of each head the key's rows, then the value's
     out: Weight  # (H, Nq*Dv)
     out_bias: Array | None  # (H,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedDeltaParams:
+    """One layer's gated delta net: sizes as in `GatedDeltaCard`, C = its channels."""
+
+    norm: Array  # (H,)
+    qkvz: Array  # (C + Nv*Dv, H): rows of all queries, all keys, all values, then the gate's
+    ba: Array  # (2 Nv, H): rows of beta, then those of the decay
+    conv: Array  # (C, kernel): oldest tap first
+    a_log: Array  # (Nv,)
+    dt_bias: Array  # (Nv,)
+    out_norm: Array  # (Dv,)
+    out: Array  # (H, Nv*Dv)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LightningParams:
+    """One layer's lightning attention."""
+
+    norm: Array  # (H,)
+    qkv: Array  # (3*Nq*D, H): rows of all queries, all keys, all values
+    gate: Array  # (Nq*D, H)
+    out_norm: Array  # (Nq*D,)
+    out: Array  # (H, Nq*D)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +128,14 @@ class DenseParams:
     down: Weight  # (H, W)
 
 
+MixerParams: TypeAlias = AttentionParams | LatentParams | GatedDeltaParams | LightningParams
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerParams:
     """One transformer layer."""
 
-    attention: AttentionParams | LatentParams
+    attention: MixerParams
     ffn: MoeParams | DenseParams
 
 

@@ -1,6 +1,7 @@
 """The whole model: `forward` walks the layers. The same function generates, traces and checks.
 
-A layer is `h = x + attention(norm(x))`, then `y = h + moe(norm(h))`.
+A layer is `h = x + attention(norm(x))`, then `y = h + moe(norm(h))`; in MiniMax-01 it is the normed
+input that is carried past both parts.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from tinymoe.core import (
     Array,
     AttentionCard,
     Batch,
+    GatedDeltaCard,
+    LightningCard,
     ModelConfig,
     Numerics,
     PagedKeysValues,
@@ -19,14 +22,29 @@ from tinymoe.core import (
 )
 from tinymoe.formats.inputs import InputFormat, fake_quantise
 from tinymoe.model.attention import write_pages
-from tinymoe.model.context import Lookups, Pass, look_back, norm, project, turn, turns_of
+from tinymoe.model.context import (
+    Lookups,
+    Pass,
+    finish,
+    gated,
+    look_back,
+    norm,
+    project,
+    turn,
+    turns_of,
+)
 from tinymoe.model.experts import ffn, unpermute
 from tinymoe.model.latent import latent_block
+from tinymoe.model.linear_blocks import gated_delta_block, lightning_block
 from tinymoe.model.ops import DEFINITION, Ops
 from tinymoe.model.params import (
     AttentionParams,
     DenseParams,
+    GatedDeltaParams,
+    LatentParams,
     LayerParams,
+    LightningParams,
+    MixerParams,
     MoeParams,
     Params,
     SharedParams,
@@ -71,8 +89,8 @@ def begin(
 ) -> Pass:
     """What all layers share."""
     turns = turns_of(batch.positions, config, numerics)
-    lookups = Lookups.of(batch, cache.page_size)
-    return Pass(config, lookups, batch.positions, turns, numerics, ops, tap)
+    groups = Lookups.of_groups(batch, config, cache.page_size)
+    return Pass(config, groups, 0, batch.runs, batch.positions, turns, numerics, ops, tap)
 
 
 def embed(params: Params, ids: Array, this: Pass) -> Array:
@@ -87,7 +105,8 @@ def through(x: Array, params: Params, layers: range, cache: PagedKeysValues, thi
     """Some consecutive layers, x (T, H) -> (T, H). `cache` holds these alone, the first as 0."""
     for index in layers:  # and not `for layer in`: one layer at a time, where they are read anew
         pages = cache.layer(index - layers.start)
-        x = run_layer(x, params.layers[index], index, pages, this)
+        own = this._replace(group=this.config.group_of(index))
+        x = run_layer(x, params.layers[index], index, pages, own)
     return x
 
 
@@ -111,58 +130,92 @@ def times(x: Array, factor: float, numerics: Numerics) -> Array:
 def run_layer(
     x: Array, layer: LayerParams, index: int, pages: tuple[Array, Array], this: Pass
 ) -> Array:
-    """Attention, then experts (or the dense network), each added to what came in: (T, H)."""
-    numerics, factor, name = this.numerics, this.config.multipliers.residual, f"layers.{index}"
-    mixed = attention(x, layer, index, pages, this, f"{name}.attn")
-    x = store(x + times(mixed, factor, numerics), numerics.storage)  # (T, H)
+    """Attention, then experts (or the dense network), each added to what goes past: (T, H)."""
+    name, past = f"layers.{index}", this.config.residual
+    linear = not isinstance(this.config.attention[index], AttentionCard)
+    normed = input_norm(x, layer.attention, this, f"{name}.attn")
+    mixed = attention(normed, layer, index, pages, this, f"{name}.attn")
+    factors = past and (past.linear_attention if linear else past.full_attention)
+    x = added(x, normed, mixed, factors, this)  # (T, H)
     this.tap(f"{name}.mid", x)
+    part = "moe" if isinstance(layer.ffn, MoeParams) else "mlp"
+    normed = input_norm(x, layer.ffn, this, f"{name}.{part}")
     fed = (
-        moe_block(x, layer.ffn, this, name)
+        moe_block(normed, layer.ffn, this, name)
         if isinstance(layer.ffn, MoeParams)
-        else dense_block(x, layer.ffn, this, f"{name}.mlp")
+        else dense_block(normed, layer.ffn, this, f"{name}.mlp")
     )
-    x = store(x + times(fed, factor, numerics), numerics.storage)  # (T, H)
+    x = added(x, normed, fed, past and past.ffn, this)  # (T, H)
     this.tap(f"{name}.out", x)
     return x
 
 
+def input_norm(
+    x: Array, params: MixerParams | MoeParams | DenseParams, this: Pass, name: str
+) -> Array:
+    """What a part of a layer works on: (T, H)."""
+    biased = isinstance(params, AttentionParams | MoeParams)
+    normed = norm(x, params.norm, this, bias=params.norm_bias if biased else None)
+    this.tap(f"{name}.norm", normed)
+    return normed
+
+
+def added(
+    x: Array, normed: Array, part: Array, factors: tuple[float, float] | None, this: Pass
+) -> Array:
+    """A part's result added to what goes past it: x, or (MiniMax-01) alpha times the normed x.
+
+    Each product is rounded to storage, then the sum.
+    """
+    numerics, factor = this.numerics, this.config.multipliers.residual
+    if factors is not None:
+        x, factor = times(normed, factors[0], numerics), factors[1]
+    return store(x + times(part, factor, numerics), numerics.storage)
+
+
 def attention(
-    x: Array,
+    normed: Array,
     layer: LayerParams,
     index: int,
     pages: tuple[Array, Array],
     this: Pass,
     name: str,
 ) -> Array:
-    """The layer's kind of attention, x (T, H) -> (T, H)."""
+    """The layer's kind of attention, (T, H) -> (T, H). `pages`: keys and values, or states."""
     params, card = layer.attention, this.config.attention[index]
-    if isinstance(params, AttentionParams):
-        return attention_block(x, params, pages, card, this, name)
-    if card.latent is None:
-        raise TinymoeError(f"{name}: weights of latent attention, but a card without it")
-    return latent_block(x, params, pages, card, card.latent, this, name)
+    if isinstance(params, GatedDeltaParams) and isinstance(card, GatedDeltaCard):
+        return gated_delta_block(normed, params, pages, card, index, this, name)
+    if isinstance(params, LightningParams) and isinstance(card, LightningCard):
+        return lightning_block(normed, params, pages, card, index, this, name)
+    if isinstance(card, AttentionCard):
+        if isinstance(params, AttentionParams) and card.latent is None:
+            return attention_block(normed, params, pages, card, this, name)
+        if isinstance(params, LatentParams) and card.latent is not None:
+            return latent_block(normed, params, pages, card, card.latent, this, name)
+    raise TinymoeError(
+        f"{name}: weights of another kind of attention than the card's: {type(params).__name__} "
+        f"with {type(card).__name__}. Was the config changed after the weights were loaded?"
+    )
 
 
 def attention_block(
-    x: Array,
+    normed: Array,
     params: AttentionParams,
     pages: tuple[Array, Array],
     card: AttentionCard,
     this: Pass,
     name: str,
 ) -> Array:
-    """Norm, project, turn, remember, look back, project: x (T, H) -> (T, H)."""
+    """Project, turn, remember, look back, project: (T, H) -> (T, H)."""
     config, tap = this.config, this.tap
-    tokens, turning = len(x), config.heads + config.kv_heads  # heads that rope turns
-    normed = norm(x, params.norm, this, bias=params.norm_bias)  # (T, H)
-    tap(f"{name}.norm", normed)
+    tokens, turning = len(normed), config.heads + config.kv_heads  # heads that rope turns
     qkv = project(normed, params.qkv, params.qkv_bias, this)  # (T, (Nq + 2 Nk)*D)
     heads = qkv.reshape(tokens, -1, config.head_dim)  # (T, Nq + 2 Nk, D)
     qk, v = heads[:, :turning], heads[:, turning:]
     if not card.qk_norm_after_rope:
         qk = norm_heads(qk, params.qk_norm, card, this)
     if card.clip is not None:
-        qk, v = (array_module(x).clip(part, -card.clip, card.clip) for part in (qk, v))
+        qk, v = (array_module(qkv).clip(part, -card.clip, card.clip) for part in (qk, v))
     qk = turn(qk, card, this)  # (T, Nq + Nk, D)
     if card.qk_norm_after_rope:
         qk = norm_heads(qk, params.qk_norm, card, this)
@@ -173,10 +226,9 @@ def attention_block(
     for held, new in zip(pages, (k, v), strict=True):
         write_pages(held, this.lookups.slots, new)
     mix = look_back(q, pages, card, params.sinks, this).reshape(tokens, -1)  # (T, Nq*D)
-    tap(f"{name}.mix", mix)
-    out = project(mix, params.out, params.out_bias, this)  # (T, H)
-    tap(f"{name}.out", out)
-    return out
+    if card.out_gate:
+        mix = gated(mix, normed, params.gate, this, name)
+    return finish(mix, params.out, params.out_bias, this, name)
 
 
 def as_cached(values: Array, form: InputFormat | None) -> Array:
@@ -209,11 +261,9 @@ def norm_heads(qk: Array, weight: Array | None, card: AttentionCard, this: Pass)
     return array_module(qk).concatenate(parts, axis=1)
 
 
-def moe_block(x: Array, params: MoeParams, this: Pass, name: str) -> Array:
-    """Norm, route, permute, experts, combine, and the shared expert: x (T, H) -> (T, H)."""
+def moe_block(normed: Array, params: MoeParams, this: Pass, name: str) -> Array:
+    """Route, permute, experts, combine, and the shared expert: (T, H) -> (T, H)."""
     card, ops, numerics, tap = this.config.router, this.ops, this.numerics, this.tap
-    normed = norm(x, params.norm, this, bias=params.norm_bias)  # (T, H)
-    tap(f"{name}.moe.norm", normed)
     more = {} if params.router_bias is None else {"logit_bias": params.router_bias}
     routing = ops.route(normed, params.router, params.selection_bias, card, numerics, **more)
     for field, value in zip(routing._fields, routing, strict=True):
@@ -262,10 +312,8 @@ def shared_expert(normed: Array, params: SharedParams, this: Pass) -> Array:
     return store(gate * out, storage)
 
 
-def dense_block(x: Array, params: DenseParams, this: Pass, name: str) -> Array:
-    """A layer without experts: norm and one feed-forward network, (T, H) -> (T, H)."""
-    normed = norm(x, params.norm, this)  # (T, H)
-    this.tap(f"{name}.norm", normed)
+def dense_block(normed: Array, params: DenseParams, this: Pass, name: str) -> Array:
+    """A layer without experts: one feed-forward network, (T, H) -> (T, H)."""
     out = ffn(normed, params.gate_up, params.down, this.numerics)
     this.tap(f"{name}.out", out)
     return out

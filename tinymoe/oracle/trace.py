@@ -24,6 +24,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from tinymoe.cache import PagedCache
+from tinymoe.cache_groups import GONE
 from tinymoe.core import Array, Batch, ModelConfig, Numerics, Run, Tap, TinymoeError
 from tinymoe.model.ops import DEFINITION, Ops
 from tinymoe.model.params import Params
@@ -108,15 +109,21 @@ def forward_alone(
 
 
 def _alone(
-    tokens: Array, config: ModelConfig, numerics: Numerics, logits: bool
+    tokens: Array,
+    config: ModelConfig,
+    numerics: Numerics,
+    logits: bool,
+    part: ModelConfig | None = None,
 ) -> tuple[Batch, PagedCache]:
-    """A batch of one sequence from position 0, and a cache for it."""
-    count = len(tokens)
-    cache = PagedCache.for_model(config, numerics, count)
-    pages = np.array(cache.allocate(cache.pages_for(count)), np.int64)
+    """A batch of one sequence from position 0, and a cache for it: of all layers, or of `part`."""
+    count, held = len(tokens), config if part is None else part
+    cache = PagedCache.for_model(held, numerics, count, sequences=1, batch_tokens=count)
+    taken = {(g.kind, g.span): t for g, t in zip(held.cache_groups, cache.take(count), strict=True)}
+    nowhere = np.full(-(-count // cache.page_size), GONE)  # groups of layers that are not run
+    tables = tuple(taken.get((g.kind, g.span), nowhere) for g in config.cache_groups)
     positions = np.arange(count)
     rows = positions if logits else positions[:0]
-    return Batch(tokens, positions, (Run(slice(0, count), 0, pages),), rows), cache
+    return Batch(tokens, positions, (Run(slice(0, count), 0, tables),), rows), cache
 
 
 def span_of(layers: tuple[int, int | None], number: int) -> tuple[range, bool]:
@@ -155,7 +162,7 @@ def _run_layers(
         tokens = check_ids(ids, config)
     inside = slice(layers.start, layers.stop)
     part = replace(config, layers=config.layers[inside], attention=config.attention[inside])
-    batch, cache = _alone(tokens, part, numerics, logits)
+    batch, cache = _alone(tokens, config, numerics, logits, part)
     this = begin(config, batch, cache, numerics, ops, tap)
     if hidden is None:
         x = embed(params, tokens, this)
