@@ -27,7 +27,7 @@ import numpy as np
 
 from tinymoe import sampler
 from tinymoe.core import TinymoeError
-from tinymoe.kernels import checks, naive
+from tinymoe.kernels import check_linear_attention, checks, linear_naive, naive
 from tinymoe.kernels.check_route import check_route
 from tinymoe.kernels.check_sample import Drawn, check_sample
 from tinymoe.kernels.checks import Case
@@ -144,6 +144,42 @@ _TABLE = (
             "definition": DEFINITION.attention_decode,
             "naive": naive.attention_decode,
         },
+    ),
+    Contract(
+        name="causal_conv",
+        signature="x (T, C), weight (C, kernel), before (kernel - 1, C), numerics -> "
+        "out (T, C), state (kernel - 1, C)",
+        exactness="derived bound",
+        promise="silu of each channel's last `kernel` inputs times its taps, oldest first, rounded "
+        "once; the state is the last inputs as they were",
+        check=check_linear_attention.check_causal_conv,
+        implementations={
+            "definition": DEFINITION.causal_conv,
+            "naive": linear_naive.causal_conv,
+        },
+    ),
+    Contract(
+        name="gated_delta",
+        signature="q (T, Nk, Dk), k (T, Nk, Dk), v (T, Nv, Dv), log_decay (T, Nv), beta (T, Nv), "
+        "state (Nv, Dv, Dk), eps, numerics -> out (T, Nv, Dv), state (Nv, Dv, Dk)",
+        exactness="derived bound",
+        promise="q and k made of unit length, q over sqrt(Dk); token by token the state fades, "
+        "takes in beta (v - S k) k' and is read by q; the state is never rounded to storage",
+        check=check_linear_attention.check_gated_delta,
+        implementations={
+            "definition": DEFINITION.gated_delta,
+            "naive": linear_naive.gated_delta,
+        },
+    ),
+    Contract(
+        name="lightning",
+        signature="q (T, Nq, Dk), k (T, Nq, Dk), v (T, Nq, Dv), keep (Nq,), state (Nq, Dv, Dk), "
+        "numerics -> out (T, Nq, Dv), state (Nq, Dv, Dk)",
+        exactness="derived bound",
+        promise="token by token the state times `keep`, plus v k', is read by q; the state is "
+        "never rounded to storage",
+        check=check_linear_attention.check_lightning,
+        implementations={"definition": DEFINITION.lightning, "naive": linear_naive.lightning},
     ),
     Contract(
         name="route",

@@ -17,6 +17,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from tinymoe.cards import PLAIN_SWIGLU
 from tinymoe.core import Array, Numerics, RopeCard
+from tinymoe.kernels import linear_strategies
 from tinymoe.kernels.route_strategy import route
 from tinymoe.kernels.sample_strategy import sample
 from tinymoe.kernels.strategy_values import any_numerics, fill, kinds, seeds
@@ -247,6 +248,9 @@ STRATEGIES: dict[str, Callable[[], SearchStrategy[Case]]] = {
     "rope": rope,
     "attention_prefill": attention_prefill,
     "attention_decode": attention_decode,
+    "causal_conv": linear_strategies.causal_conv,
+    "gated_delta": linear_strategies.gated_delta,
+    "lightning": linear_strategies.lightning,
     "route": route,
     "permute": permute,
     "expert_ffn": expert_ffn,

@@ -1,4 +1,4 @@
-"""Windows, sinks, chunks and latent attention in the engine: company changes no bit.
+"""Windows, sinks, chunks, latent and linear attention in the engine: company changes no bit.
 
 The kinds of attention that the tiny model of the other tests lacks, from the parity cases.
 vllm#26042: latent attention with chunked prefill took GSM8K from 93 to 65; LLMs-from-scratch#925:
@@ -29,6 +29,8 @@ MODELS = {
     "llama4_text": None,  # chunks of 5, positions in the query
     "deepseek_v2 expanded": "expanded",
     "deepseek_v2 absorbed": "absorbed",
+    "qwen3_next": None,  # a state and the inputs of a convolution, beside pages
+    "minimax": None,  # a state, a residual of norms
 }
 
 

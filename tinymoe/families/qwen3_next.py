@@ -130,7 +130,7 @@ def _attention(
 def _gated_delta(
     source: Source, layer: str, config: ModelConfig, card: GatedDeltaCard, names: Names
 ) -> GatedDeltaParams:
-    """The delta net. What is stored a key head at a time is put apart: all queries, all keys, ..."""
+    """The delta net. Rows stored key head by key head are put apart: all queries first."""
     H, name, heads = config.hidden_size, f"{layer}.linear_attn", card.key_heads
     values = card.value_heads * card.value_dim
     qkvz, ba = source.new(card.channels + values, H), source.new(2 * card.value_heads, H)

@@ -131,12 +131,13 @@ def run_layer(
     x: Array, layer: LayerParams, index: int, pages: tuple[Array, Array], this: Pass
 ) -> Array:
     """Attention, then experts (or the dense network), each added to what goes past: (T, H)."""
-    name, past = f"layers.{index}", this.config.residual
-    linear = not isinstance(this.config.attention[index], AttentionCard)
+    name, past, of_attention, of_ffn = f"layers.{index}", this.config.residual, None, None
+    if past is not None:
+        full = isinstance(this.config.attention[index], AttentionCard)
+        of_attention, of_ffn = past.full_attention if full else past.linear_attention, past.ffn
     normed = input_norm(x, layer.attention, this, f"{name}.attn")
     mixed = attention(normed, layer, index, pages, this, f"{name}.attn")
-    factors = past and (past.linear_attention if linear else past.full_attention)
-    x = added(x, normed, mixed, factors, this)  # (T, H)
+    x = added(x, normed, mixed, of_attention, this)  # (T, H)
     this.tap(f"{name}.mid", x)
     part = "moe" if isinstance(layer.ffn, MoeParams) else "mlp"
     normed = input_norm(x, layer.ffn, this, f"{name}.{part}")
@@ -145,7 +146,7 @@ def run_layer(
         if isinstance(layer.ffn, MoeParams)
         else dense_block(normed, layer.ffn, this, f"{name}.mlp")
     )
-    x = added(x, normed, fed, past and past.ffn, this)  # (T, H)
+    x = added(x, normed, fed, of_ffn, this)  # (T, H)
     this.tap(f"{name}.out", x)
     return x
 
@@ -154,8 +155,8 @@ def input_norm(
     x: Array, params: MixerParams | MoeParams | DenseParams, this: Pass, name: str
 ) -> Array:
     """What a part of a layer works on: (T, H)."""
-    biased = isinstance(params, AttentionParams | MoeParams)
-    normed = norm(x, params.norm, this, bias=params.norm_bias if biased else None)
+    bias = params.norm_bias if isinstance(params, AttentionParams | MoeParams) else None
+    normed = norm(x, params.norm, this, bias=bias)
     this.tap(f"{name}.norm", normed)
     return normed
 

@@ -13,6 +13,12 @@ The names are a public, versioned schema, `tinymoe-trace/1`:
 
 q and k are after norm and rope. `moe.shared` is there where a model has a shared expert, its gate
 included. Dense layers have `mlp.norm` and `mlp.out`.
+
+Layers with a state: q, k and v are what goes into it, after convolution and silu (Qwen3-Next; not
+yet of unit length) or silu (MiniMax-01); a gated delta net has `attn.beta` and `attn.log_decay`
+[T,Nv] besides. `attn.gate` [T,Nq*Dv] is there where attention is multiplied by a gate before its
+output projection, with its sigmoid (silu in the delta net); `attn.mix` is always what goes into
+that projection. States are not in a trace: a token's is as large as all its keys.
 """
 
 from __future__ import annotations
