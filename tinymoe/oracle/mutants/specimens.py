@@ -72,6 +72,7 @@ def _config(router: Mapping[str, Any], *attention: AttentionCard, **changes: Any
         "experts": PLAIN_SWIGLU,
         "router": RouterCard(**{**_ROUTER, **router}),
         "multipliers": NO_MULTIPLIERS,
+        "residual": None,
         "tied_head": False,
         "max_positions": 64,
     }
