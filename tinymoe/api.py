@@ -55,6 +55,7 @@ def load(
     numerics: str | Numerics | None = None,
     memory: str | int | None = None,
     on_demand: bool = False,
+    positions: int | None = None,
 ) -> Model:
     """Open a model folder (None: the shipped model) and read its weights.
 
@@ -65,6 +66,9 @@ def load(
     `memory`: bytes for weights, as "3GB" (None: what is available). Weights that do not fit are
     read when they are used, with the same results; with `on_demand` they are so even if they fit.
 
+    `positions`: of the longest sequence wanted. Phi-3.5-MoE turns all its queries and keys by other
+    angles if that is beyond 4,096; other models are the same for every number they have.
+
     >>> import tinymoe
     >>> model = tinymoe.load()
     >>> model.config.router.top_k
@@ -73,7 +77,7 @@ def load(
     if backend != "numpy":
         raise TinymoeError(f"backend must be 'numpy', got {backend!r}")
     checkpoint, chosen = Checkpoint.open(path or shipped_model()), pick_numerics(numerics)
-    return Model(checkpoint, chosen, memory=memory, on_demand=on_demand)
+    return Model(checkpoint, chosen, memory=memory, on_demand=on_demand, positions=positions)
 
 
 def pick_numerics(numerics: str | Numerics | None) -> Numerics:
@@ -97,9 +101,10 @@ class Model:
         *,
         memory: str | int | None = None,
         on_demand: bool = False,
+        positions: int | None = None,
     ) -> None:
         self.checkpoint, self.numerics, self.ops = checkpoint, numerics, ops
-        self.config: ModelConfig = read_config(checkpoint.config)
+        self.config: ModelConfig = read_config(checkpoint.config, positions)
         self.params: Params = load_params(checkpoint, self.config, numerics, memory, on_demand)
         self._tokenizer: Tokenizer | None = None
 

@@ -55,6 +55,7 @@ def generate(
     numerics: options.Numerics = "fp32",
     backend: options.Backend = "numpy",
     memory: options.Memory = None,
+    positions: options.Positions = None,
     stats: Annotated[
         bool,
         typer.Option(
@@ -97,7 +98,7 @@ def generate(
     with report.outcome(as_json):
         asked = prompts.collect(prompt, file, ids)
         _check_chat(chat, system, asked, as_json)
-        opened, load_seconds = _open(model, numerics, backend, memory)
+        opened, load_seconds = _open(model, numerics, backend, memory, positions)
         chosen = opened.default_sampling(
             **_given(
                 temperature=temperature,
@@ -154,12 +155,14 @@ def _check_chat(chat: bool, system: str | None, asked: list[prompts.Prompt], as_
         )
 
 
-def _open(model: Any, numerics: str, backend: Any, memory: str | None) -> tuple[Model, float]:
+def _open(
+    model: Any, numerics: str, backend: Any, memory: str | None, positions: int | None
+) -> tuple[Model, float]:
     """The model, and the seconds it took to read it."""
     from tinymoe.api import load
 
     begin = time.perf_counter()
-    opened = load(model, backend=backend, numerics=numerics, memory=memory)
+    opened = load(model, backend=backend, numerics=numerics, memory=memory, positions=positions)
     report.say_if_on_demand(opened.params.reads)
     return opened, time.perf_counter() - begin
 

@@ -77,6 +77,7 @@ def trace(
     model: options.Model = None,
     numerics: options.Numerics = "fp32",
     memory: options.Memory = None,
+    positions: options.Positions = None,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -126,7 +127,13 @@ def trace(
         from tinymoe.api import load
         from tinymoe.oracle.trace_file import TraceFile
 
-        opened = load(model, numerics=numerics, memory=memory, on_demand=span is not None)
+        opened = load(
+            model,
+            numerics=numerics,
+            memory=memory,
+            on_demand=span is not None,
+            positions=positions,
+        )
         report.say_if_on_demand(opened.params.reads)
         hidden, tokens, source = _start(opened, asked, span, input_file)
         metadata = _metadata(opened, len(tokens if hidden is None else hidden))
