@@ -229,10 +229,21 @@ def _check_weights(
     got: Any, ref: Routing, blur: Array, card: RouterCard, numerics: Numerics
 ) -> None:
     """The implementation's weights against the definition's of the implementation's own ids."""
-    chosen = router.pick(ref.logits, got.ids)  # (T, K)
-    weights = router.gather(ref.logits, ref.scores, got.ids, card)
+    want, allowed = weights_and_error(ref, got.ids, blur, card, numerics)
+    compare("route: weights", got.weights, want, allowed, numerics.dtype)
+
+
+def weights_and_error(
+    ref: Routing, ids: Array, blur: Array, card: RouterCard, numerics: Numerics
+) -> tuple[Array, Array]:
+    """The definition's weights (T, K) of given ids, and how far correct ones may be from them.
+
+    `ref`: a routing in float64; `blur` (T, E): how far its scores may be off.
+    """
+    chosen = router.pick(ref.logits, ids)  # (T, K)
+    weights = router.gather(ref.logits, ref.scores, ids, card)
     if card.weight_from == "score":
-        error = router.pick(blur, got.ids)
+        error = router.pick(blur, ids)
     elif card.weight_from == "sparsemixer":  # 1 over a sum of powers; who is a rival is exact
         error = _with_own(weights * gamma(2 * EXP + card.experts + 3, unit(numerics)), numerics)
     elif card.weight_from == "softmax_of_chosen":
@@ -245,7 +256,7 @@ def _check_weights(
     want = router.scale(weights, card)
     # the factor, its rounding to the type, and the product
     error = abs(card.scale) * error + _with_own(gamma(2, unit(numerics)) * np.abs(want), numerics)
-    compare("route: weights", got.weights, want, error + tiny(numerics), numerics.dtype)
+    return want, error + tiny(numerics)
 
 
 def renorm_error(weights: Array, error: Array, card: RouterCard, numerics: Numerics) -> Array:

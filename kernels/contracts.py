@@ -13,84 +13,28 @@ the check demands them; elsewhere a derived bound. "derived bound": see `bounds.
 All ops are called by keyword, with the names of the definition, and must leave their inputs as
 they are. Arguments in [brackets] are given only where a model has them: an implementation without
 one of them fails on such a model and never leaves it out. `numerics.dtype` is the dtype of every
-array of numbers, in and out; ids are int64.
+array of numbers, in and out; ids are int64. The rows of low precision are in `rows_formats.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import Any
 
 from tinymoe import sampler
 from tinymoe.core import TinymoeError
-from tinymoe.kernels import check_linear_attention, checks, linear_naive, naive
+from tinymoe.kernels import check_linear_attention, checks, linear_naive, naive, rows_formats
 from tinymoe.kernels.check_route import check_route
 from tinymoe.kernels.check_sample import Drawn, check_sample
-from tinymoe.kernels.checks import Case
+from tinymoe.kernels.contract import Contract, Implementation
 from tinymoe.model.ops import DEFINITION
 
-if TYPE_CHECKING:
-    from hypothesis.strategies import SearchStrategy
-
-Exactness = Literal["exact", "exact on the exact grid", "derived bound"]
-Implementation = Callable[..., Any]
+__all__ = ["CONTRACTS", "Contract", "contract", "register"]
 
 
 def sample_definition(**case: Any) -> Drawn:
     """The sampler's two answers to one row of logits: the probabilities, and the draw."""
     token = sampler.sample(**case).token_id
     return Drawn(sampler.masked_probabilities(**case), token)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contract:
-    """One row of the table."""
-
-    name: str
-    signature: str  # arguments and result, with shapes
-    exactness: Exactness
-    promise: str  # what "equal" means here, in a sentence
-    check: Callable[[Case, Any], None]  # raises AssertionError
-    implementations: dict[str, Implementation]  # "definition" is what all must equal
-
-    @property
-    def definition(self) -> Implementation:
-        """The function that says what is right."""
-        return self.implementations["definition"]
-
-    def inputs(self) -> SearchStrategy[Case]:
-        """A hypothesis strategy of cases: the op's arguments by name."""
-        try:
-            from tinymoe.kernels import strategies
-        except ModuleNotFoundError as error:
-            if error.name != "hypothesis":
-                raise
-            raise TinymoeError(
-                "drawing inputs for an op needs hypothesis: pip install 'tinymoe[test]'"
-            ) from error
-        return strategies.STRATEGIES[self.name]()
-
-    def judge(self, implementation: Implementation, case: Case) -> None:
-        """Run an implementation on a case; AssertionError unless it keeps the contract."""
-        given = deepcopy(case)
-        got = implementation(**given)
-        for name, value in case.items():
-            if not _same(value, given[name]):
-                raise AssertionError(f"{self.name}: the implementation changed its input {name!r}")
-        self.check(case, got)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equal values, arrays bit for bit."""
-    if isinstance(a, np.ndarray):
-        return a.tobytes() == b.tobytes()
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return bool(a == b)
 
 
 _TABLE = (
@@ -226,6 +170,7 @@ _TABLE = (
         check=check_sample,
         implementations={"definition": sample_definition, "naive": naive.sample},
     ),
+    *rows_formats.ROWS,
 )
 
 CONTRACTS: dict[str, Contract] = {row.name: row for row in _TABLE}

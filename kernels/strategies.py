@@ -18,6 +18,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from tinymoe.cards import PLAIN_SWIGLU
 from tinymoe.core import Array, Numerics, RopeCard
 from tinymoe.kernels import linear_strategies
+from tinymoe.kernels.formats_strategies import STRATEGIES as FORMATS
 from tinymoe.kernels.route_strategy import route
 from tinymoe.kernels.sample_strategy import sample
 from tinymoe.kernels.strategy_values import any_numerics, fill, kinds, seeds
@@ -256,4 +257,5 @@ STRATEGIES: dict[str, Callable[[], SearchStrategy[Case]]] = {
     "expert_ffn": expert_ffn,
     "combine": combine,
     "sample": sample,
+    **FORMATS,
 }

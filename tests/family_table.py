@@ -9,20 +9,35 @@ more than they do; `tests/definition/test_family_table.py` holds the page to it.
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from tests.definition import test_quantised, test_quantised_nvfp4
-from tests.stored import ROOT, config_of, stored
+from tests.definition import test_quantised, test_quantised_families
+from tests.definition.test_quantised_stacks import ROWS, TAKEN_APART, TRANSPOSED
+from tests.low_precision import LAYOUTS
+from tests.quantising import READ
+from tests.stored import ROOT, config_of
 from tinymoe.core import TinymoeError
 from tinymoe.families import FAMILIES, read_config
 from tinymoe.formats.conventions import FP8, MXFP4, NVFP4
+from tinymoe.quantize.layouts import by_name
 
 PAGE = Path(__file__).parents[1] / "tutorials" / "families.rst"
 WHOLE, VALUES, PART, NO = "whole model", "values", "values, not experts", "refused"
 KIN = {"kimi_k2": "deepseek_v3", "llama4": "llama4_text"}  # without a case: whose code reads them
+# columns, each of several layouts: the kinds of scales, and with or without quantised inputs
+COLUMNS = {
+    "FP8 (DeepSeek)": ("DeepSeek FP8",),
+    "FP8 (ct)": ("ct FP8 tensor", "ct FP8 channel", "ct FP8 block"),
+    "FP8 (ModelOpt)": ("modelopt FP8", "modelopt FP8 channel", "modelopt FP8 block"),
+    "MXFP4 (gpt-oss)": (),
+    "MXFP4 (ct)": ("ct MXFP4", "ct MXFP4A16"),
+    "NVFP4 (ct)": ("ct NVFP4", "ct NVFP4A16"),
+    "NVFP4 (ModelOpt)": ("modelopt NVFP4", "modelopt W4A16_NVFP4"),
+}
+STACKS = (TRANSPOSED, TAKEN_APART, ROWS)
 
 HEAD = """\
 .. Written by `python -m tests.family_table`: change that, or the tests, and not this page.
@@ -31,7 +46,8 @@ Families and formats
 ====================
 
 What is tested for each family, in each format its weights may be stored in. A family is the
-``model_type`` of a ``config.json``. This page is made from the tests, and a test holds it to them.
+``model_type`` of a ``config.json``; ct is compressed-tensors. This page is made from the tests, and
+a test holds it to them.
 
 whole model
    A checkpoint in this format gives what Hugging Face transformers gives: the logits of every
@@ -40,12 +56,17 @@ whole model
    implementations lie apart. Experts and greedy tokens are equal
    (``tests/definition/test_parity.py``).
 values
-   The loaded weights are the decoder's values, bit for bit, in every tensor that can be stored so
-   (``tests/definition/test_quantised.py``, ``test_quantised_nvfp4.py``). What follows from the
-   weights is the whole model's test.
+   The loaded weights are the decoder's values, bit for bit, in every matrix whose rows divide into
+   blocks, attention's and the experts', and the model runs in the numerics "checkpoint": with its
+   inputs quantised as this format's engines do, where it says that they are
+   (``tests/definition/test_quantised_families.py``). What follows from the weights is the whole
+   model's test, and how a quantised input is multiplied is tested for each format
+   (``test_numerics_checkpoint.py``, ``test_engine_arithmetic.py``).
+values; experts: ...
+   The same, but this family stores its experts in stacks, which are tested in the layouts that are
+   named (``test_quantised_stacks.py``).
 values, not experts
-   The same, for all but the experts: this family stores them in stacks, which in this format are
-   refused.
+   The same without them: in this format the family's stacks of experts are left as they are.
 refused
    An error that says so.
 
@@ -60,6 +81,17 @@ The whole-model cases also run in pieces and token by token, with the same bits
 
 The cases
 ---------
+
+"""
+WRITTEN = """
+The layouts that ``quantize`` writes
+------------------------------------
+
+For the families of each row, a random model that is quantised loads as the formats' encoders say,
+bit for bit; every matrix that was quantised has its input quantised, and no other; each token's
+logits stay nearest to its own without rounding; weights that are read on demand give the same bits;
+and ``lint`` finds nothing in the files (``tests/definition/test_quantize_layouts.py``,
+``test_quantize_runs.py``).
 
 """
 FORMATS = """
@@ -81,15 +113,20 @@ arithmetic (``tests/definition/test_formats_*.py``,
 
 def page() -> str:
     """The whole page."""
-    families = [["family", "cases", "BF16", "FP8", "MXFP4", "NVFP4 (ct)", "NVFP4 (ModelOpt)"]]
+    families = [["family", "cases", "BF16", *COLUMNS]]
     families += [_family(name) for name in sorted(FAMILIES)]
     cases = [["case", "layers", "hidden", "experts", "chosen", "prompts"]]
     cases += [_case(folder.name) for folder in _folders()]
+    written = [["layout", "families"]]
+    for layout in by_name():
+        written.append([layout, ", ".join(case for name, case in READ if name == layout)])
     formats = [["format", "conventions"]]
     for name, table in (("NVFP4", NVFP4), ("MXFP4", MXFP4), ("FP8", FP8)):
         formats.append([name, ", ".join(table)])
-    return (
-        HEAD + _table(families) + MIDDLE + _table(cases) + FORMATS + _table(formats) + FORMAT_TESTS
+    tables = (_table(families), _table(cases), _table(written), _table(formats))
+    texts = (HEAD, MIDDLE, WRITTEN, FORMATS)
+    return "".join(f"{text}{table}" for text, table in zip(texts, tables, strict=True)) + (
+        FORMAT_TESTS
     )
 
 
@@ -107,21 +144,18 @@ def _family(family: str) -> list[str]:
     if not cases:
         kin = KIN[family]
         assert FAMILIES[kin] is FAMILIES[family]
-        return [family, "none", *[f"as {kin}"] * 5]
+        return [family, "none", *[f"as {kin}"] * (1 + len(COLUMNS))]
     methods = {(config_of(c).get("quantization_config") or {}).get("quant_method") for c in cases}
     plain = [case for case in cases if "quantization_config" not in config_of(case)]
-    return [
-        family,
-        ", ".join(cases),
-        WHOLE if None in methods else NO,
-        _fp8(plain),
-        _mxfp4(plain, methods),
-        _nvfp4("ct", plain),
-        _nvfp4("modelopt", plain),
+    found = [
+        _gpt_oss(plain, methods) if not layouts else _column(layouts, plain)
+        for layouts in COLUMNS.values()
     ]
+    return [family, ", ".join(cases), WHOLE if None in methods else NO, *found]
 
 
-def _mxfp4(cases: list[str], methods: set[str | None]) -> str:
+def _gpt_oss(cases: list[str], methods: set[str | None]) -> str:
+    """The layout of gpt-oss's own release."""
     if "mxfp4" in methods:
         return WHOLE
     for case in cases:
@@ -130,23 +164,27 @@ def _mxfp4(cases: list[str], methods: set[str | None]) -> str:
     return NO
 
 
-def _fp8(cases: list[str]) -> str:
+def _column(layouts: tuple[str, ...], cases: list[str]) -> str:
+    """What `test_quantised_families.py` and `test_quantised_stacks.py` do in these layouts."""
     tested = [case for case in cases if case in test_quantised.CASES]
-    names = {case: set(test_quantised.quantised(stored(case))[0]) for case in tested}
-    return _how({c: {n for n in found if n.endswith("_scale_inv")} for c, found in names.items()})
-
-
-def _nvfp4(by: Literal["ct", "modelopt"], cases: list[str]) -> str:
-    tested = [case for case in cases if case in test_quantised_nvfp4.CASES]
-    return _how({case: set(test_quantised_nvfp4.made(by, case)[3]) for case in tested})
-
-
-def _how(quantised: dict[str, set[str]]) -> str:
-    """Whether experts are among what was quantised, in any of the cases."""
-    if not any(quantised.values()):
+    names = [name for case in tested for layout in layouts for name in _modules(layout, case)]
+    assert all(layout in LAYOUTS for layout in layouts)
+    if not names:
         return NO
-    experts = any(".experts." in name for names in quantised.values() for name in names)
-    return VALUES if experts else PART
+    if any(".experts." in name for name in names):
+        return VALUES
+    stacked = [
+        layout
+        for layout in layouts
+        if any(case in where.get(layout, ()) for where in STACKS for case in tested)
+    ]
+    return f"{VALUES}; experts: {', '.join(stacked)}" if stacked else PART
+
+
+@cache
+def _modules(layout: str, case: str) -> tuple[str, ...]:
+    """Names of the matrices that the test has in this layout."""
+    return tuple(test_quantised_families.family(layout, case).modules)
 
 
 def _case(case: str) -> list[str]:

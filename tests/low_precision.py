@@ -157,6 +157,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Make]] = {
     "ct FP8 block": (BLOCK, _fp8("block", lambda s: s.shape, "BF16")),
     "DeepSeek FP8": (DEEPSEEK, _fp8("block", lambda s: s.shape, name="_scale_inv")),
 }
+PROJECTIONS = ("_proj.weight",)
 WEIGHT_ONLY = ("modelopt W4A16_NVFP4", "ct NVFP4A16", "ct MXFP4A16", "modelopt FP8 block")
 
 
@@ -169,9 +170,18 @@ class Made(NamedTuple):
     modules: dict[str, Stored]
 
 
-def made(layout: str, config: dict[str, Any] = QWEN, only: str = "") -> Made:
-    """All `*_proj` matrices in the layout; `only`: those with this in their name."""
+def made(
+    layout: str,
+    config: dict[str, Any] = QWEN,
+    only: str = "",
+    matrices: tuple[str, ...] = PROJECTIONS,
+) -> Made:
+    """All `matrices`, by the ends of their names, in the layout; `only`: those with this in them.
+
+    Rows that do not divide into the layout's blocks stay as they are, as all else does.
+    """
     scheme, make = LAYOUTS[layout]
+    block = 16 if "NVFP4" in layout else 32 if "MXFP4" in layout else 1
     rng = np.random.default_rng(8)
     low, plain, modules = Tensors(), Tensors(), dict[str, Stored]()
     for name, shape in expected_tensors(read_config(config)):
@@ -180,7 +190,8 @@ def made(layout: str, config: dict[str, Any] = QWEN, only: str = "") -> Made:
         w = w * np.float32((1 + len(plain) / 64) / (shape[-1] ** 0.5 if len(shape) > 1 else 1))
         w = bf16.round_to_bf16(w)
         low[name] = plain[name] = ("F32", w)
-        if not name.endswith("_proj.weight") or only not in name:
+        wanted = name.endswith(matrices) and only in name and len(shape) == 2
+        if not wanted or shape[1] % block:
             continue
         module = name.removesuffix(".weight")
         stored = make(w, INPUT * (1 + len(modules) / 16))

@@ -58,6 +58,7 @@ def load(
     memory: str | int | None = None,
     on_demand: bool = False,
     latent: Latent | None = None,
+    positions: int | None = None,
 ) -> Model:
     """Open a model folder (None: the shipped model) and read its weights.
 
@@ -73,6 +74,9 @@ def load(
     values. None: absorbed to generate, where the cache counts; expanded for logits and traces,
     which then hold every head's keys. Other models are the same in both.
 
+    `positions`: of the longest sequence wanted. Phi-3.5-MoE turns all its queries and keys by other
+    angles if that is beyond 4,096; other models are the same for every number they have.
+
     >>> import tinymoe
     >>> model = tinymoe.load()
     >>> model.config.router.top_k
@@ -83,7 +87,14 @@ def load(
     if latent not in (None, "absorbed", "expanded"):
         raise TinymoeError(f"latent must be 'absorbed' or 'expanded', got {latent!r}")
     checkpoint, chosen = Checkpoint.open(path or shipped_model()), pick_numerics(numerics)
-    return Model(checkpoint, chosen, memory=memory, on_demand=on_demand, latent=latent)
+    return Model(
+        checkpoint,
+        chosen,
+        memory=memory,
+        on_demand=on_demand,
+        latent=latent,
+        positions=positions,
+    )
 
 
 def pick_numerics(numerics: str | Numerics | None) -> Numerics:
@@ -108,10 +119,11 @@ class Model:
         memory: str | int | None = None,
         on_demand: bool = False,
         latent: Latent | None = None,
+        positions: int | None = None,
     ) -> None:
         """`memory`, `on_demand`, `latent`: see `load`."""
         self.checkpoint, self.numerics, self.ops = checkpoint, numerics, ops
-        read = read_config(checkpoint.config)
+        read = read_config(checkpoint.config, positions)
         self.config: ModelConfig = in_form(read, latent or "expanded")  # of logits and traces
         self.generating: ModelConfig = in_form(read, latent or "absorbed")
         self.params: Params = load_params(checkpoint, self.config, numerics, memory, on_demand)

@@ -198,11 +198,22 @@ class ModelConfig:
     residual: NormedResidual | None  # None: what goes past a part is what came in
     tied_head: bool  # the head is the embedding matrix
     max_positions: int  # positions the model was made for
+    more_positions: int | None = None  # as many if it is loaded for them (`families/phimoe.py`)
 
     @property
     def num_layers(self) -> int:
         """L."""
         return len(self.layers)
+
+    @property
+    def positions_said(self) -> str:
+        """How many there are, for a message to someone who wants more."""
+        if self.more_positions is None:
+            return f"{self.max_positions} positions"
+        return (
+            f"{self.max_positions} positions ({self.more_positions} when it is loaded for longer "
+            "sequences: --positions N, or load(positions=N))"
+        )
 
     def cached(self, layer: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """(heads, dimensions) of the keys and values that a layer caches for a position.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -163,3 +164,15 @@ def test_ctrl_c_keeps_what_there_is(run, model, monkeypatch):
     assert len(result["answers"][0]["token_ids"]) == 2
     assert result["answers"][0]["finish_reason"] is None
     assert "interrupted" in ran.err
+
+
+def test_positions_for_a_sequence_longer_than_the_short_factors_have(run, model):
+    phi = ("--model", str(Path(model).with_name("phimoe")), "--ids", ",".join(["5"] * 40))
+    ran = run("generate", *phi, *GREEDY)
+    assert ran.code == 2
+    assert "--positions N" in ran.err
+    ran = run("generate", *phi, "--positions", "52", "--json", *GREEDY)
+    assert len(json.loads(ran.out)["answers"][0]["token_ids"]) == 12
+    ran = run("generate", *phi, "--positions", "129", *GREEDY)
+    assert ran.code == 2
+    assert "from 1 to the model's 128" in ran.err

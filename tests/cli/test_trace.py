@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,3 +132,14 @@ def test_what_cannot_start_is_told_why(run, model, call, says):
     ran = run("trace", *call, "--list", "--model", model)
     assert ran.code == 2
     assert says in ran.err
+
+
+def test_positions_are_the_model_s_that_is_loaded_for_them(run, model, tmp_path):
+    phi, path = str(Path(model).with_name("phimoe")), tmp_path / "t.safetensors"
+    ids = [5] * 40
+    call = ("trace", "--ids", ",".join(map(str, ids)), "-o", str(path), "--model", phi)
+    ran = run(*call)
+    assert ran.code == 2
+    assert "--positions N" in ran.err
+    assert run(*call, "--positions", "40").code == 0
+    assert np.array_equal(load_file(path)["logits"], load(phi, positions=40)(ids))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinymoe.core import NUMERICS, TinymoeError
-from tinymoe.oracle.diff import diff, diff_local, diff_traces
+from tinymoe.oracle.diff import diff, diff_local
 from tinymoe.oracle.diff.page import page
 from tinymoe.oracle.diff.routing import gaps
 from tinymoe.oracle.diff.tensors import Bound, bound_of, compare
@@ -309,47 +309,3 @@ def test_local_says_what_it_could_not_judge(setups: dict[str, Setup]) -> None:
     assert any("layers.1" in note for note in report.notes)
     with pytest.raises(TinymoeError, match="no layer can be judged"):
         diff_local(setup.params, setup.config, {"tokens": mine["tokens"]}, FP32)
-
-
-# ------------------------------------------------------------------------------------- two ways
-
-
-def test_two_traces_alone_show_the_jump(setups: dict[str, Setup]) -> None:
-    setup = setups["mixer"]
-    reference = traced(setup)
-    assert diff_traces(reference, traced(setup), (FP32, FP32)).agrees
-    for name, tap in (("rope.backwards", "attn.q"), ("experts.gate-up-swapped", "moe.expert_out")):
-        wrong = traced(mutant(name).apply(setup))
-        report = diff_traces(reference, wrong, (FP32, FP32))
-        assert report.first.name == f"layers.0.{tap}"
-
-
-def test_two_traces_must_be_of_the_same_tokens(setups: dict[str, Setup]) -> None:
-    reference = traced(setups["mixer"])
-    other = reference | {"tokens": reference["tokens"] + 1}
-    with pytest.raises(TinymoeError, match="other tokens"):
-        diff_traces(reference, other, (FP32, FP32))
-    with pytest.raises(TinymoeError, match="no tap in common"):
-        diff_traces(reference, {"x": np.zeros(2)}, (FP32, FP32))
-
-
-# ------------------------------------------------------------------------------------- the page
-
-
-def test_the_page_is_well_formed_and_shows_what_is_wrong(setups: dict[str, Setup]) -> None:
-    import re
-    from xml.etree import ElementTree
-
-    setup = setups["mixed-bias"]
-    report = judged(setup, traced(mutant("router.bias-lost").apply(setup)))
-    html = page(report, "<ref>", "mine & theirs")
-    assert "<ref>" not in html
-    assert "layers.0.router.ids is the first wrong tensor" in html
-    drawn = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    assert len(drawn) == 4  # by tensor, by position, by column, margins
-    for svg in drawn:
-        root = ElementTree.fromstring(svg)
-        assert len(list(root)) > 5
-        assert "nan" not in svg
-        assert "inf" not in svg.replace("<title>", "").split("<title>")[0]
-    assert "http" not in html.replace("http://www.w3.org/2000/svg", "")  # nothing is fetched

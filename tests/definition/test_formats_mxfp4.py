@@ -190,6 +190,23 @@ def test_gpt_oss_blocks() -> None:
         assert w[e, n, k] == values[nibble] * 2.0 ** (int(scales[e, n, k // 32]) - 127)
 
 
+@pytest.mark.parametrize("name", MXFP4)
+def test_every_byte_under_every_scale(name: str) -> None:
+    # in float64 all products are exact; float32 holds them, or overflows
+    row = MXFP4[name]
+    packed = np.tile(np.arange(256, dtype=np.uint8), (256, 1))  # 16 blocks under each scale
+    scales = np.tile(np.arange(256, dtype=np.uint8)[:, None], (1, 16))
+    powers = 2.0 ** (np.arange(256) - 127)
+    powers[255] = {"nan": np.nan, "inf": np.inf, "shift": np.inf, "ldexp": 2.0**128}[row.reading]
+    powers[0] *= row.reading != "shift"
+    codes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(256, -1)
+    with np.errstate(all="ignore"):
+        wanted = (e2m1.decode(codes, code_8=row.code_8) * powers[:, None]).astype(np.float32)
+    got = mxfp4.decode_by_rule(packed, scales, row=row)
+    assert np.array_equal(got, wanted, equal_nan=True)
+    assert np.array_equal(np.signbit(got[got == got]), np.signbit(wanted[got == got]))
+
+
 def test_scale_255_is_read_four_ways() -> None:
     q = mxfp4.encode(row(0.5, 1.0), convention="ocp_floor")
     q = replace(q, codes=e2m1.pack(np.array([[1, 2] + [0] * 30], np.uint8)))

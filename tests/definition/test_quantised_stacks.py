@@ -25,6 +25,10 @@ pytestmark = pytest.mark.definition
 FUSED = (".experts.gate_up_proj", ".experts.down_proj")
 GRANITE = (".input_linear.weight", ".output_linear.weight")
 IDS = [1, 2, 3]
+# by layout: the cases whose stacks of experts are tested in it, here
+TRANSPOSED = {"modelopt NVFP4": ("gpt_oss", "llama4_text"), "modelopt FP8": ("llama4_text",)}
+TAKEN_APART = {"ct NVFP4": ("llama4_text",), "ct FP8 channel": ("llama4_text",)}
+ROWS = {"ct FP8 channel": ("granitemoe", "granitemoeshared")}
 
 
 def random(config: dict[str, Any]) -> Tensors:
@@ -59,7 +63,7 @@ def transposed(case: str, per_expert: bool) -> tuple[Tensors, Tensors]:
 
 
 @pytest.mark.parametrize("per_expert", [False, True])
-@pytest.mark.parametrize("case", ["gpt_oss", "llama4_text"])
+@pytest.mark.parametrize("case", TRANSPOSED["modelopt NVFP4"])
 def test_modelopts_transposed_stacks(case: str, per_expert: bool, tmp_path: Path) -> None:
     low, plain = transposed(case, per_expert)
     assert len(low) > len(plain)
@@ -103,8 +107,9 @@ def test_a_stack_of_rows_where_inputs_come_first_is_refused(tmp_path: Path) -> N
         load(write(tmp_path, low, config))
 
 
-def test_llama4_fp8_stacks(tmp_path: Path) -> None:
-    low = random(config_of("llama4_text"))
+@pytest.mark.parametrize("case", TRANSPOSED["modelopt FP8"])
+def test_fp8_stacks(case: str, tmp_path: Path) -> None:
+    low = random(config_of(case))
     plain = dict(low)
     for name, (_, w) in plain.items():
         if name.endswith(FUSED):
@@ -113,14 +118,14 @@ def test_llama4_fp8_stacks(tmp_path: Path) -> None:
             low[name] = ("F8_E4M3", np.stack([q.codes for q in each]))
             low[f"{name}_weight_scale"], low[f"{name}_input_scale"] = one(s), one(0.02)
             plain[name] = ("F32", np.stack([fp8.decode(q) for q in each]))
-    config = config_of("llama4_text") | {"quantization_config": modelopt("FP8")}
+    config = config_of(case) | {"quantization_config": modelopt("FP8")}
     got = load(write(tmp_path / "low", low, config))
-    wanted = load(write(tmp_path / "plain", plain, config_of("llama4_text")))
+    wanted = load(write(tmp_path / "plain", plain, config_of(case)))
     for ours, theirs in zip(got, wanted, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("layout", ["ct NVFP4", "ct FP8 channel"])
+@pytest.mark.parametrize("layout", TAKEN_APART)
 def test_llama4_taken_apart(layout: str, tmp_path: Path) -> None:
     # llm-compressor makes linear layers of the fused experts before it quantises them
     scheme, make = LAYOUTS[layout]
@@ -153,9 +158,10 @@ def test_llama4_taken_apart(layout: str, tmp_path: Path) -> None:
         assert scales == [np.float32(1 / (0.01 * (e + 1))) for e in range(len(scales))]
 
 
-def test_granites_stacks_with_a_scale_a_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ROWS["ct FP8 channel"])
+def test_granites_stacks_with_a_scale_a_row(case: str, tmp_path: Path) -> None:
     # vllm#42463: input_linear.weight_scale is (E, 2I, 1), and had no place to go
-    low = random(config_of("granitemoe"))
+    low = random(config_of(case))
     plain = dict(low)
     for name, (_, w) in plain.items():
         if name.endswith(GRANITE):
@@ -172,9 +178,9 @@ def test_granites_stacks_with_a_scale_a_row(tmp_path: Path) -> None:
             low[name] = ("F8_E4M3", np.stack([q.codes for q in each]))
             low[f"{name}_scale"] = ("F32", np.stack([q.scales for q in each]))
             plain[name] = ("F32", np.stack([fp8.decode(q) for q in each]))
-    config = config_of("granitemoe") | {"quantization_config": CHANNEL}
+    config = config_of(case) | {"quantization_config": CHANNEL}
     checkpoint = write(tmp_path / "low", low, config)
-    wanted = load(write(tmp_path / "plain", plain, config_of("granitemoe")))
+    wanted = load(write(tmp_path / "plain", plain, config_of(case)))
     for ours, theirs in zip(load(checkpoint), wanted, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     params = load_params(checkpoint, read_config(config), NUMERICS["checkpoint"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.quantising import IDS, MODULE, UNUSED, bits, made, quantised
+from tests.quantising import IDS, MODULE, bits, made, quantised
 from tests.stored import ROOT, Tensors, write
 from tinymoe.api import load as load_model
 from tinymoe.api import shipped_model
@@ -75,7 +75,6 @@ def test_a_group_of_zeros_reads_as_zeros(tmp_path: Path) -> None:
         assert np.isfinite(report["worst"]["l2"])
 
 
-@pytest.mark.filterwarnings(UNUSED)
 def test_the_shipped_model_in_four_bits_still_knows_what_it_knew(tmp_path: Path) -> None:
     report = quantize(shipped_model(), tmp_path / "out", Settings())
     assert report["calibration"]["experts_not_reached"] == 0  # what the text in the package is for
@@ -136,7 +135,6 @@ def test_stacks_without_a_form_are_refused(tmp_path: Path) -> None:
         quantize(ROOT / "granitemoe", tmp_path / "after", Settings(weights_only=True))
 
 
-@pytest.mark.filterwarnings(UNUSED)
 def test_a_quantised_model_is_refused(tmp_path: Path) -> None:
     quantised(tmp_path)
     with pytest.raises(TinymoeError, match="quantised already"):

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tinymoe.cli import options, report
+from tinymoe.cli import options, prompts, report
 from tinymoe.core import TinymoeError
 
 if TYPE_CHECKING:
+    from tinymoe.core import Array
     from tinymoe.oracle.diff import Report
 
+DUMP = "The dump"
 DIFFERS = 1  # exit code: the check failed
 
 
@@ -50,7 +52,7 @@ def diff(
             metavar="FILE",
             help="How MINE's names become taps: a mapping file, or a preset's name.",
             show_default=False,
-            rich_help_panel=options.MODEL,
+            rich_help_panel=DUMP,
         ),
     ] = None,
     replay: Annotated[
@@ -61,6 +63,28 @@ def diff(
         bool,
         typer.Option("--local", help="Judge each layer from the engine's own input to it."),
     ] = False,
+    rank: Annotated[
+        int,
+        typer.Option(min=0, help="Of a dump of several ranks: which.", rich_help_panel=DUMP),
+    ] = 0,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of a dump of several forward passes: which.",
+            show_default="the first",
+            rich_help_panel=DUMP,
+        ),
+    ] = None,
+    ids: Annotated[
+        str | None,
+        typer.Option(
+            metavar="5,6,7",
+            help="The tokens that MINE is of, or @FILE that holds them, if it does not say so.",
+            show_default=False,
+            rich_help_panel=DUMP,
+        ),
+    ] = None,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -82,13 +106,16 @@ def diff(
 
     python -m tinymoe diff DIR mine.safetensors --local --html report.html
 
+    python -m tinymoe diff DIR dumps/ --mapping names.toml --step 1 --ids @ids.txt --numerics bf16
+
     python -m tinymoe diff theirs.safetensors mine.safetensors --json
     """
     with report.outcome(as_json):
         from tinymoe.oracle.diff.told import as_values
 
         folder = model if model is not None else reference if reference.is_dir() else None
-        found = _judge(reference, mine, folder, numerics, mapping, replay, local)
+        taps = _read(mine, mapping, rank, step, ids)
+        found = _judge(reference, mine, taps, folder, numerics, replay, local)
         if html is not None:
             from tinymoe.oracle.diff.page import page
 
@@ -101,12 +128,29 @@ def diff(
         raise typer.Exit(DIFFERS)
 
 
+def _read(
+    mine: Path, mapping: str | None, rank: int, step: int | None, ids: str | None
+) -> dict[str, Array]:
+    """The dump under the names of a trace; `tokens` as given, if the dump has none."""
+    from tinymoe.oracle.dumps import read_dump
+
+    taps = dict(read_dump(mine, mapping, rank=rank, step=step))
+    if ids is None:
+        return taps
+    import numpy as np
+
+    tokens = np.array(prompts.parse_ids(ids), np.int64)
+    if "tokens" in taps and not np.array_equal(taps["tokens"], tokens):
+        raise TinymoeError(f"{mine}: is of the tokens {taps['tokens']}, --ids says {tokens}")
+    return {**taps, "tokens": tokens}
+
+
 def _judge(
     reference: Path,
     mine: Path,
+    taps: dict[str, Array],
     folder: Path | None,
     numerics: str | None,
-    mapping: str | None,
     replay: bool,
     local: bool,
 ) -> Report:
@@ -114,7 +158,6 @@ def _judge(
     from tinymoe.oracle import diff as engine
     from tinymoe.oracle.dumps import read_dump
 
-    taps = read_dump(mine, mapping)
     name = numerics or _stated(mine)
     if name is None:
         raise TinymoeError(

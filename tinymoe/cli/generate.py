@@ -56,6 +56,7 @@ def generate(
     backend: options.Backend = "numpy",
     memory: options.Memory = None,
     latent: options.Latent = "absorbed",
+    positions: options.Positions = None,
     stats: Annotated[
         bool,
         typer.Option(
@@ -98,7 +99,7 @@ def generate(
     with report.outcome(as_json):
         asked = prompts.collect(prompt, file, ids)
         _check_chat(chat, system, asked, as_json)
-        opened, load_seconds = _open(model, numerics, backend, memory, latent)
+        opened, load_seconds = _open(model, numerics, backend, memory, latent, positions)
         chosen = opened.default_sampling(
             **_given(
                 temperature=temperature,
@@ -156,13 +157,25 @@ def _check_chat(chat: bool, system: str | None, asked: list[prompts.Prompt], as_
 
 
 def _open(
-    model: Any, numerics: str, backend: Any, memory: str | None, latent: Any
+    model: Any,
+    numerics: str,
+    backend: Any,
+    memory: str | None,
+    latent: Any,
+    positions: int | None,
 ) -> tuple[Model, float]:
     """The model, and the seconds it took to read it."""
     from tinymoe.api import load
 
     begin = time.perf_counter()
-    opened = load(model, backend=backend, numerics=numerics, memory=memory, latent=latent)
+    opened = load(
+        model,
+        backend=backend,
+        numerics=numerics,
+        memory=memory,
+        latent=latent,
+        positions=positions,
+    )
     report.say_if_on_demand(opened.params.reads)
     return opened, time.perf_counter() - begin
 

@@ -53,6 +53,16 @@ Latent = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Positions = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Tokens of the longest sequence wanted, answer included. Phi-3.5-MoE turns its "
+        "queries and keys by other angles beyond 4,096; for other models it changes nothing.",
+        show_default="what the model has at once",
+        rich_help_panel=MODEL,
+    ),
+]
 Prompts = Annotated[
     list[str] | None,
     typer.Argument(

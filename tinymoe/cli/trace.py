@@ -77,6 +77,7 @@ def trace(
     model: options.Model = None,
     numerics: options.Numerics = "fp32",
     memory: options.Memory = None,
+    positions: options.Positions = None,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -133,6 +134,7 @@ def trace(
             memory=memory,
             on_demand=span is not None,
             latent=cast("Latent", latent),
+            positions=positions,
         )
         report.say_if_on_demand(opened.params.reads)
         hidden, tokens, source = _start(opened, asked, span, input_file)

@@ -120,6 +120,7 @@ class Engine:
             )
         if len(prompt_ids) >= most:
             raise TinymoeError(
-                f"the prompt has {len(prompt_ids)} tokens, the model has {most} positions and "
-                f"needs one for its answer: shorten the prompt to at most {most - 1} tokens"
+                f"the prompt has {len(prompt_ids)} tokens, the model has "
+                f"{self.config.positions_said} and needs one for its answer: shorten the prompt "
+                f"to at most {most - 1} tokens"
             )

@@ -66,7 +66,8 @@ FAMILIES: Mapping[str, ModuleType] = {  # by model_type
 def read_config(config: dict[str, Any], positions: int | None = None) -> ModelConfig:
     """What config.json says, by its family. Raises `TinymoeError` for what we do not run.
 
-    positions: of the longest sequence wanted; it matters for longrope alone (`phimoe.py`).
+    positions: of the longest sequence wanted; it matters for longrope alone (`phimoe.py`), and is
+    an error where the model has fewer.
     """
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
@@ -78,6 +79,10 @@ def read_config(config: dict[str, Any], positions: int | None = None) -> ModelCo
         warnings.warn("config.json names Python code to import (auto_map): not run", stacklevel=2)
     more = {"positions": positions} if FAMILIES[family] is phimoe else {}
     read: ModelConfig = FAMILIES[family].read_config(config, **more)
+    if positions is not None and not 0 < positions <= read.max_positions:
+        raise TinymoeError(
+            f"positions: expected from 1 to the model's {read.max_positions}, got {positions}"
+        )
     return read
 
 

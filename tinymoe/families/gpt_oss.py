@@ -104,8 +104,10 @@ def _transposed(stored: Array) -> Array:
 
 
 def _gate_first(stored: Array) -> Array:
-    """Both."""
-    return _transposed(_halves(stored))
+    """Both, by rows of the stack that is stored turned: they are moved as they lie."""
+    rows = _transposed(stored)  # (E, 2I, in)
+    pairs = rows.reshape(len(rows), -1, 2, rows.shape[-1])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
 def build(source: Source, config: ModelConfig) -> Params:

@@ -4,8 +4,9 @@ A loader fills arrays by tensor name (`note`), then hands over each finished mat
 that filled it (`weight`) and gets it back with its input's format, if numerics ask for one.
 
 Which scale a fused matrix has is a choice, made here and nowhere else: q/k/v and gate/up meet one
-input, which engines quantise once, under the loudest of their calibrations. DeepSeek's q_a and
-kv_a keep their own (ModelOpt exports them equal). Experts: `Numerics.expert_inputs`.
+input, which engines quantise once; here under the loudest of their calibrations (`shared_format`).
+DeepSeek's q_a and kv_a keep their own (ModelOpt exports them equal). Experts:
+`Numerics.expert_inputs`.
 """
 
 from __future__ import annotations

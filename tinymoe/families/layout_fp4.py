@@ -90,7 +90,7 @@ def fp4_layout(checkpoint: Checkpoint, form: Fp4, shape: Shape, inputs: bool) ->
     whole = (*parts, *present)
     if experts is None:
         return Layout(whole, read, None, needed)
-    return Layout(whole, stacked(read_one, shape), read_one, needed)
+    return Layout(whole, stacked(read_one, shape, form.inputs_first), read_one, needed)
 
 
 def _decoded(checkpoint: Checkpoint, form: Fp4, dtype: np.dtype[Any], expert: int | None) -> Array:
@@ -125,7 +125,12 @@ def _decoded(checkpoint: Checkpoint, form: Fp4, dtype: np.dtype[Any], expert: in
 
 
 def _input(checkpoint: Checkpoint, form: Fp4, experts: int | None) -> Input:
-    """NVFP4 under the checkpoint's scale, by the kernels' arithmetic; MXFP4 as it comes."""
+    """NVFP4 under the checkpoint's scale, by the kernels' arithmetic; MXFP4 as it comes.
+
+    MXFP4 as vLLM quantises for experts (`mxfp4_experts_quant`), and Quark, by which it emulates:
+    the exponent goes up from 1.75. FlashInfer's kernel, which vLLM has for plain linear layers on
+    Blackwell, rounds every exponent up (convention "flashinfer"): those are not told apart here.
+    """
     if form.input_scale is None:
         return Input((), lambda checkpoint: (InputFormat(kind="mxfp4", convention="vllm"),))
     name = form.input_scale

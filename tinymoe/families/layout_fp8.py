@@ -105,8 +105,10 @@ def _input(
 ) -> Input | None:
     """How the input becomes E4M3: under a static scale, or one found in each row or group.
 
-    vLLM's arithmetic (`scaled_fp8_quant`: times 1/s of a tensor or a token, divided by s of a
-    group), DeepSeek's `act_quant` for its own checkpoints.
+    vLLM's arithmetic: times 1/s under a static scale (`static_scaled_fp8_quant`), and of a token
+    as its compiled path has it (`QuantFP8.forward_native`; its CUDA kernel for tokens multiplied
+    once and divides by s today); divided by s of a group. The two part where a quotient is half
+    way between codes. DeepSeek's `act_quant` for its own checkpoints.
     """
     if scheme.inputs == "none":
         return None
@@ -143,7 +145,10 @@ def _dynamic(scheme: Scheme, name: str) -> InputFormat:
 
 
 def cache_format(scale: np.floating[Any]) -> InputFormat:
-    """FP8 keys or values under one scale: E4M3(x / s), as vLLM's cache kernels divide."""
+    """FP8 keys or values under one scale: E4M3(x / s), as vLLM's `reshape_and_cache` divides.
+
+    Its conversion (`fp8/nvidia/quant_utils.cuh`) divides in float32 and saturates.
+    """
     if not float(scale) * e4m3.MAX < math.inf:
         raise TinymoeError(f"expected a scale of keys or values, got {scale}")
     return InputFormat(kind="fp8_tensor", convention="div32", scale=scale, scale_is="multiplier")

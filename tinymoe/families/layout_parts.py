@@ -47,13 +47,23 @@ class Layout(NamedTuple):
 
 
 def stacked(
-    read_one: Callable[[Checkpoint, np.dtype[Any], int], Array], shape: Shape
+    read_one: Callable[[Checkpoint, np.dtype[Any], int], Array],
+    shape: Shape,
+    turned: bool = False,
 ) -> Callable[[Checkpoint, np.dtype[Any]], Array]:
-    """`read` of a stack, one expert at a time: a layer is gigabytes."""
+    """`read` of a stack, one expert at a time: a layer is gigabytes.
+
+    turned: `read_one` gives transposed views. The stack is one too, as loaders turn it back: to
+    move every value twice across memory takes longer than to decode it.
+    """
 
     def read(checkpoint: Checkpoint, dtype: np.dtype[Any]) -> Array:
-        values = np.empty(shape, dtype)
-        for expert in range(shape[0]):
+        experts, rows, columns = shape
+        if turned:
+            values = np.empty((experts, columns, rows), dtype).swapaxes(1, 2)
+        else:
+            values = np.empty(shape, dtype)
+        for expert in range(experts):
             values[expert] = read_one(checkpoint, dtype, expert)
         return values
 

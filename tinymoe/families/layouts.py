@@ -120,7 +120,7 @@ def _gpt_oss_layout(name: str, shape: Shape) -> Layout:
         return mxfp4.decode_gpt_oss(codes, powers).astype(dtype, copy=False).T  # (K, N)
 
     stored = (Part(blocks, (*grid, mxfp4.BLOCK // 2), ("U8",)), Part(scales, grid, ("U8",)))
-    return Layout(stored, stacked(read_one, shape), read_one)
+    return Layout(stored, stacked(read_one, shape, turned=True), read_one)
 
 
 # Llama-4's fused experts, which llm-compressor takes apart into linear layers before it quantises
@@ -167,7 +167,7 @@ def _unfused_layout(
     parts = tuple(part for layout in flat for part in layout.parts)
     scales = tuple(part for one in needed for part in one.parts)
     found = Input(scales, read_inputs) if needed else None
-    return Layout(parts, stacked(read_one, shape), read_one, found)
+    return Layout(parts, stacked(read_one, shape, turned=True), read_one, found)
 
 
 def _refuse_pre_quant_scale(checkpoint: Checkpoint, name: str) -> None:

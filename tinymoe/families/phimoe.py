@@ -69,7 +69,9 @@ def read_config(config: dict[str, Any], positions: int | None = None) -> ModelCo
     )
     fields.take("original_max_position_embeddings", None)
     fields.finish(PHI_HARMLESS)
-    return result if original is None else replace(result, max_positions=original)
+    if original is None or original >= result.max_positions:
+        return result
+    return replace(result, max_positions=original, more_positions=result.max_positions)
 
 
 def _attention_card(

@@ -104,7 +104,7 @@ MXFP4: Mapping[str, Mxfp4] = {
     "torchao_ceil": _mx("ceil", "divide_normal", "torchao"),
     "torchao_rceil": _mx("rceil_log2", "multiply_one_at_0", "torchao"),
     "ct": _mx("even", "divide", "ct", "inf"),
-    "vllm": _mx("even", "multiply_zero_at_0", "cuda"),
+    "vllm": _mx("even", "multiply_zero_at_0", "cuda"),  # mxfp4_experts_quant
     "modelopt": Mxfp4("rceil_log2", "divide", RULES["modelopt_mxfp4"], "+0", "inf"),
     "flashinfer": _mx("rceil_rcp", "multiply_one_at_0", "cuda"),
     "gpt_oss": Mxfp4(  # triton_kernels, ROUND_UP; read as the published checkpoints are
@@ -152,7 +152,7 @@ FP8: Mapping[str, Fp8] = {
     "deepgemm": Fp8("max(amax,1e-4)/448", "w*(1/s)"),  # per_block_ and per_token_cast_to_fp8
     "transformers": Fp8("1/((1/amax)*448)", "w*((1/amax)*448)"),  # Fp8Quantize
     "vllm_group": Fp8("max(amax/448,1/(448*512))", "w/s"),
-    "vllm_token": Fp8("max(amax/448,1/(448*512))", "w*(1/s)"),
+    "vllm_token": Fp8("max(amax/448,1/(448*512))", "w*(1/s)"),  # QuantFP8.forward_native; static
     "vllm_triton_group": Fp8("max(amax,1e-10)*(1/448)", "w/s"),
     "div32": Fp8("amax/448", "w/s"),  # everything in float32
 }

@@ -74,6 +74,13 @@ _BOUNDS = {
 }
 _SIGNED = np.array(MAGNITUDES + tuple(-value for value in MAGNITUDES), np.float32)
 _UNSIGNED_ZERO = np.where(_SIGNED == 0, np.float32(0), _SIGNED)
+_TABLES = {"-0": _SIGNED, "+0": _UNSIGNED_ZERO}
+# The two values of every byte, eight bytes that are copied as one number: (256,)
+_BYTES = np.arange(256)
+_PAIRS = {
+    zero: np.stack([table[_BYTES & 0xF], table[_BYTES >> 4]], axis=-1).view(np.uint64)[:, 0]
+    for zero, table in _TABLES.items()
+}
 
 
 def encode(values: Array, rule: Rule) -> Array:
@@ -138,8 +145,12 @@ def decode(codes: Array, *, code_8: Literal["-0", "+0"]) -> Array:
     code_8: "-0" in CUDA, ml_dtypes, torchao, gpt-oss, transformers, vLLM, TransformerEngine;
     "+0" in ModelOpt, FlashInfer's CPU table and ggml. Compare dequantised tensors with -0 == +0.
     """
-    table = _SIGNED if code_8 == "-0" else _UNSIGNED_ZERO
-    return table[_checked_codes(codes)]
+    return _TABLES[code_8][_checked_codes(codes)]
+
+
+def decode_packed(packed: Array, *, code_8: Literal["-0", "+0"]) -> Array:
+    """Bytes (..., K / 2) to float32 (..., K): `decode(unpack(packed))`, one look-up a byte."""
+    return np.take(_PAIRS[code_8], as_bytes("packed", packed)).view(np.float32)
 
 
 def pack(codes: Array) -> Array:

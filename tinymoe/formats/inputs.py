@@ -74,8 +74,10 @@ def fake_quantise(x: Array, form: InputFormat) -> Array:
 def shared_format(forms: Sequence[InputFormat]) -> InputFormat:
     """One format for matrices that meet the same quantised input: the loudest calibration's.
 
-    The largest multiplier, the smallest divisor, as engines take it for q/k/v and for gate/up
-    (vLLM: `input_scale.max()`); they quantise the input once. Kinds must agree.
+    The largest multiplier, the smallest divisor: the input is quantised once, and nothing that any
+    of them was calibrated for is cut off. Exporters write equal ones for q/k/v and for gate/up.
+    Where they differ, vLLM takes the largest multiplier too, but of compressed-tensors' divisors
+    also the largest, which is the quietest calibration; it warns. Kinds must agree.
     """
     first = forms[0]
     for other in forms:

@@ -118,19 +118,20 @@ def decode(q: QuantTensor) -> Array:
 
 def decode_by_rule(packed: Array, scales: Array, *, row: Mxfp4) -> Array:
     """Bytes (..., K/2) and scale bytes (..., K/32) to values (..., K) float32."""
-    codes, s = e2m1.unpack(packed), as_bytes("scales", scales)
-    if codes.shape != (*s.shape[:-1], s.shape[-1] * BLOCK):
+    values, s = e2m1.decode_packed(packed, code_8=row.code_8), as_bytes("scales", scales)
+    if values.shape != (*s.shape[:-1], s.shape[-1] * BLOCK):
         raise TinymoeError(
             f"scales: expected one byte for {BLOCK} values, (..., K/32), got scales {s.shape} for "
-            f"values {codes.shape}; a stored gpt-oss tensor goes through decode_gpt_oss"
+            f"values {values.shape}; a stored gpt-oss tensor goes through decode_gpt_oss"
         )
-    v = e2m1.decode(codes, code_8=row.code_8).reshape(*s.shape, BLOCK)
+    blocks = values.reshape(*s.shape, BLOCK)
     with np.errstate(all="ignore"):
-        if row.reading == "ldexp":
-            values = np.ldexp(v, s[..., None].astype(np.int32) - e8m0.BIAS)
-        else:
-            values = v * e8m0.decode(s, reading=row.reading)[..., None]
-    return values.reshape(codes.shape)
+        if row.reading != "ldexp":
+            blocks *= e8m0.decode(s, reading=row.reading)[..., None]
+        else:  # by half the power, then doubled: 2^128 is no float32, and 0.5 * 2^128 is one
+            blocks *= np.ldexp(ONE, s.astype(np.int32) - e8m0.BIAS - 1)[..., None]
+            blocks += blocks
+    return values
 
 
 def decode_gpt_oss(blocks: Array, scales: Array) -> Array:

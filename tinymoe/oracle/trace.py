@@ -205,6 +205,6 @@ def check_ids(ids: Sequence[int], config: ModelConfig) -> Array:
         )
     if len(tokens) > config.max_positions:
         raise TinymoeError(
-            f"the sequence has {len(tokens)} tokens, the model has {config.max_positions} positions"
+            f"the sequence has {len(tokens)} tokens, the model has {config.positions_said}"
         )
     return tokens.astype(np.int64)

@@ -16,7 +16,7 @@ import numpy as np
 from tinymoe.core import Array, ModelConfig
 from tinymoe.families import FAMILIES
 from tinymoe.families.layouts import Shape
-from tinymoe.families.tensors import Change
+from tinymoe.families.tensors import Change, Listing
 
 
 class Role(NamedTuple):
@@ -27,22 +27,18 @@ class Role(NamedTuple):
     path: str  # the array of `Params` it is, or is a part of: "layers.3.ffn.gate_up"
 
 
-class _Remembering:
+class _Remembering(Listing):
     """A source of one zero for every array; its owner tells the arrays apart."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.filled: list[tuple[str, Shape, Array]] = []
-
-    def new(self, *shape: int) -> Array:
-        return np.broadcast_to(np.zeros((), np.float32), shape)
-
-    def ones(self, out: Array) -> None:
-        pass
 
     def fill(
         self, name: str, out: Array, stored: Shape | None = None, change: Change | None = None
     ) -> None:
-        self.filled.append((name, out.shape if stored is None else stored, out))
+        super().fill(name, out, stored, change)
+        self.filled.append((*self.seen[-1], out))
 
 
 def roles_of(config: ModelConfig) -> list[Role]:

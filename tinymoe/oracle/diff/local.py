@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinymoe.core import Array, ModelConfig, Numerics, TinymoeError
-from tinymoe.model.params import LayerParams, MoeParams, Params
+from tinymoe.model.params import AttentionParams, LatentParams, LayerParams, MoeParams, Params
 from tinymoe.oracle.diff.walk import Report, Trace, diff, tokens_of
 
 Part = tuple[str, Params, ModelConfig, dict[str, Array]]  # name, model, config, the engine's taps
@@ -106,10 +106,10 @@ def silent(layer: LayerParams) -> LayerParams:
     quiet: dict[str, Any] = {"down": np.zeros_like(fed.down)}
     if isinstance(fed, MoeParams):
         quiet |= {"down_bias": None, "shared": None}
-    return LayerParams(
-        attention=replace(attention, out=np.zeros_like(attention.out), out_bias=None),
-        ffn=replace(fed, **quiet),
-    )
+    still: dict[str, Any] = {"out": np.zeros_like(attention.out)}
+    if isinstance(attention, AttentionParams | LatentParams):
+        still["out_bias"] = None
+    return LayerParams(attention=replace(attention, **still), ffn=replace(fed, **quiet))
 
 
 def _alone(config: ModelConfig, index: int, rows: int | None) -> ModelConfig:

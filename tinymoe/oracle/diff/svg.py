@@ -1,99 +1,139 @@
-"""Two kinds of plots as plain SVG: bars or a line over a logarithmic or linear axis."""
+"""Plots as plain SVG, on light, dark and paper pages: lines and text have the page's colour.
+
+What is wrong differs from what is right in shape or place as well as in colour.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 760, 220, 64, 36, 14
-INK, GOOD, BAD, GRID = "#333", "#3b7dd8", "#d1495b", "#ddd"
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 800, 74, 12, 24, 44
+HIGH = 190  # of the field between the axes
+GOOD, BAD = "#2f80c9", "#d9540b"  # 3:1 or more on white and on black, and apart for all eyes
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+SMALL = 11  # px of letters, at full width
 
 
-def log_points(
-    title: str, labels: Sequence[str], values: Sequence[float], bad: Sequence[bool], what: str
+def figure(title: str, what: str, parts: Sequence[str], high: float = HIGH) -> str:
+    """A plot with its field's height; `title` says what is seen, `what` how to read it."""
+    return (
+        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f'<svg viewBox="0 0 {WIDTH} {high + TOP + BOTTOM:g}" role="img" '
+        f'aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg" '
+        'font-family="sans-serif" fill="currentColor">'
+        + "".join(parts)
+        + f"</svg><p>{escape(what)}</p></figure>"
+    )
+
+
+def text(
+    x: float, y: float, said: str, anchor: str = "middle", size: float = SMALL, turned: bool = False
 ) -> str:
-    """One point a label, |value| on a logarithmic axis; zeros lie on the axis, bad ones are red."""
-    positive = [v for v in values if 0 < v < math.inf]
-    low = math.floor(math.log10(min(positive))) if positive else -1
-    high = max(math.ceil(math.log10(max(positive))) if positive else 0, low + 1)
-    step = max(1, (high - low) // 6)
-    parts = [
-        _line(_y(10.0**power, low, high), f"1e{power}") for power in range(low, high + 1, step)
-    ]
-    for n, (label, value, wrong) in enumerate(zip(labels, values, bad, strict=True)):
-        x, y = _x(n, len(labels)), _y(value, low, high)
-        tip = f"{label}: {value:.3g}"
-        parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{4 if wrong else 3}" '
-            f'fill="{BAD if wrong else GOOD}"><title>{escape(tip)}</title></circle>'
-        )
-    return _frame(title, parts, what, _ends(labels))
+    """Words; `turned`: upwards."""
+    turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" text-anchor="{anchor}"{turn}>'
+        f"{escape(said)}</text>"
+    )
+
+
+def line(x1: float, y1: float, x2: float, y2: float, strength: float = 1.0, dash: str = "") -> str:
+    """Of the page's colour, so strong."""
+    dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="currentColor" '
+        f'stroke-opacity="{strength:g}"{dashes}/>'
+    )
+
+
+def block(x: float, y: float, wide: float, high: float, style: str, tip: str = "") -> str:
+    """A rectangle; `style` are its attributes."""
+    inside = f"<title>{escape(tip)}</title>" if tip else ""
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{high:.1f}" {style}>'
+        f"{inside}</rect>"
+    )
+
+
+def dot(x: float, y: float, wrong: bool, tip: str, hollow: bool = False) -> str:
+    """A disc for what is right, a larger diamond for what is wrong."""
+    paint = f'fill="{BAD if wrong else GOOD}"'
+    if hollow:
+        paint = f'fill="none" stroke="{GOOD}"'
+    inside = f"<title>{escape(tip)}</title>"
+    if wrong:
+        corners = f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y:.1f} {x:.1f},{y + 6:.1f} {x - 6:.1f},{y:.1f}"
+        return f'<polygon points="{corners}" {paint}>{inside}</polygon>'
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" {paint}>{inside}</circle>'
+
+
+def legend(entries: Sequence[tuple[str, str]]) -> str:
+    """Marks and what they mean, above the field, on the right."""
+    parts, x = [], float(WIDTH - RIGHT)
+    for mark, said in reversed(entries):
+        x -= 6.0 * len(said) + 4
+        parts.append(text(x, TOP - 10, said, "start"))
+        x -= 12
+        parts.append(f'<g transform="translate({x:.1f} {TOP - 14})">{mark}</g>')
+        x -= 14
+    return "".join(parts)
+
+
+def axis_names(below: str, left: str, high: float = HIGH) -> str:
+    """The names of both axes, and the two lines."""
+    foot = TOP + high
+    return (
+        text((LEFT + WIDTH - RIGHT) / 2, foot + 36, below)
+        + text(16, TOP + high / 2, left, turned=True)
+        + line(LEFT, foot, WIDTH - RIGHT, foot)
+        + line(LEFT, TOP, LEFT, foot)
+    )
+
+
+def place(n: float, count: int) -> float:
+    """The middle of column n of `count`, across the field."""
+    return LEFT + (WIDTH - LEFT - RIGHT) * (n + 0.5) / max(count, 1)
+
+
+def numbers_below(count: int, high: float = HIGH, first: int = 0) -> Iterator[str]:
+    """Some of the numbers 0 .. count - 1 under their columns, at round steps."""
+    step = next(s for s in (2**power for power in range(40)) if count <= 16 * s)
+    for n in range(0, count, step):
+        x = place(n, count)
+        yield line(x, TOP + high, x, TOP + high + 4)
+        yield text(x, TOP + high + 16, str(first + n))
 
 
 def bars(
-    title: str, labels: Sequence[str], values: Sequence[float], bad: Sequence[bool], what: str
+    values: Sequence[float],
+    names: Sequence[str],
+    wrong: Sequence[bool],
+    share: float = 0.86,
+    top: float | None = None,
 ) -> str:
-    """One bar a label, from 0 up; infinite ones reach the top."""
-    top = max((v for v in values if v < math.inf), default=0.0) or 1.0
-    parts = [_line(_up(top * part, top), f"{top * part:.2g}") for part in (0.0, 0.5, 1.0)]
-    wide = max(1.0, (WIDTH - LEFT - 10) / max(len(values), 1) - 1)
-    for n, (label, value, wrong) in enumerate(zip(labels, values, bad, strict=True)):
-        y = _up(min(value, top), top)
-        tip = f"{label}: {value:.3g}"
-        parts.append(
-            f'<rect x="{_x(n, len(labels)) - wide / 2:.1f}" y="{y:.1f}" width="{wide:.1f}" '
-            f'height="{HEIGHT - BOTTOM - y:.1f}" fill="{BAD if wrong else GOOD}">'
-            f"<title>{escape(tip)}</title></rect>"
-        )
-    return _frame(title, parts, what, _ends(labels))
+    """A bar a value, from 0 to `top`, over a linear axis with three marks."""
+    top = top or max((v for v in values if v < math.inf), default=0.0) or 1.0
+    parts = []
+    for part in (0.0, 0.5, 1.0):
+        y = TOP + HIGH * (1 - part)
+        parts.append(line(LEFT, y, WIDTH - RIGHT, y, 0.18))
+        parts.append(text(LEFT - 8, y + 4, f"{top * part:.3g}", "end"))
+    wide = max((WIDTH - LEFT - RIGHT) / max(len(values), 1) * share, 1.0)
+    for n, (value, name, bad) in enumerate(zip(values, names, wrong, strict=True)):
+        high = HIGH * min(value, top) / top
+        style = f'fill="{BAD if bad else GOOD}"'
+        x = place(n, len(values)) - wide / 2
+        parts.append(block(x, TOP + HIGH - high, wide, high, style, f"{name}: {value:.3g}"))
+    return "".join(parts)
 
 
-def _frame(title: str, parts: list[str], what: str, ends: str) -> str:
-    caption = f'<text x="{LEFT}" y="{HEIGHT - 4}" font-size="11" fill="{INK}">{escape(what)}</text>'
-    return (
-        f"<figure><figcaption>{escape(title)}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}" '
-        f'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif">'
-        + "".join(parts)
-        + ends
-        + caption
-        + "</svg></figure>"
-    )
+def power_of_ten(exponent: int) -> str:
+    """10⁻⁵."""
+    return f"10{str(exponent).translate(SUPERSCRIPT)}"
 
 
-def _ends(labels: Sequence[str]) -> str:
-    """The first and the last label, below the axis."""
-    if not labels:
-        return ""
-    y = HEIGHT - BOTTOM + 14
-    return (
-        f'<text x="{LEFT}" y="{y}" font-size="10" fill="{INK}">{escape(labels[0])}</text>'
-        f'<text x="{WIDTH - 8}" y="{y}" font-size="10" fill="{INK}" text-anchor="end">'
-        f"{escape(labels[-1])}</text>"
-    )
-
-
-def _line(y: float, label: str) -> str:
-    return (
-        f'<line x1="{LEFT}" x2="{WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}" stroke="{GRID}"/>'
-        f'<text x="{LEFT - 6}" y="{y + 3:.1f}" font-size="10" text-anchor="end" fill="{INK}">'
-        f"{escape(label)}</text>"
-    )
-
-
-def _x(n: int, count: int) -> float:
-    return LEFT + 6 + (WIDTH - LEFT - 20) * (n + 0.5) / max(count, 1)
-
-
-def _y(value: float, low: int, high: int) -> float:
-    """Zero at the bottom, infinity at the top."""
-    if value <= 0:
-        return float(HEIGHT - BOTTOM)
-    at = high if value == math.inf else math.log10(value)
-    share = min(max((at - low) / (high - low), 0.0), 1.0)
-    return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
-
-
-def _up(value: float, top: float) -> float:
-    return HEIGHT - BOTTOM - value / top * (HEIGHT - BOTTOM - TOP)
+def power_of_two(exponent: int) -> str:
+    """2¹⁰."""
+    return f"2{str(exponent).translate(SUPERSCRIPT)}"

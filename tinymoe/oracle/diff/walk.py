@@ -118,7 +118,8 @@ def tokens_of(mine: Trace) -> list[int]:
     if "tokens" not in mine:
         raise TinymoeError(
             "the trace has no 'tokens', so nobody knows what it is of: add the token ids (T,) to "
-            f"the file under that name; it has {sorted(mine)[:5]}"
+            "the file under that name, or give them with --ids 5,6,7; it has "
+            f"{sorted(mine)[:5]}"
         )
     tokens = np.asarray(mine["tokens"])
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":

@@ -34,6 +34,7 @@ from tinymoe.oracle.mutants.mutant import (
     attention_params,
     first_of,
     latent_params,
+    looking_back,
     model_mutant,
     unless,
 )
@@ -240,7 +241,7 @@ WINDOW: tuple[ModelMutant, ...] = (
         MIX,
         cards_rolled,
         why_not=unless(
-            lambda s: len({card.window for card in s.config.attention}) == 1,
+            lambda s: len({card.window for card in looking_back(s.config)}) == 1,
             "all layers have the same window",
         ),
     ),

@@ -19,6 +19,7 @@ from tinymoe.oracle.mutants.mutant import (
     Setup,
     WhyNot,
     attention_cards,
+    looking_back,
     then,
     unless,
     wrapped,
@@ -153,10 +154,9 @@ def norms_for_each_other(params: AttentionParams, setup: Setup) -> AttentionPara
 
 def cards_rolled(setup: Setup) -> Setup:
     """Each layer gets its neighbour's window."""
-    cards = setup.config.attention
-    windows = [card.window for card in cards]
-    moved = [replace(card, window=windows[i - 1]) for i, card in enumerate(cards)]
-    return setup._replace(config=replace(setup.config, attention=tuple(moved)))
+    windows = [card.window for card in looking_back(setup.config)]
+    moved = iter([windows[-1], *windows])  # of each layer that can have one, the one before
+    return attention_cards(lambda card: replace(card, window=next(moved)))(setup)
 
 
 # -------------------------------------------------------------------------------------- rope
@@ -171,7 +171,7 @@ def rope_cards(change: Callable[[RopeCard], RopeCard]) -> Change:
 
 def default_rope(setup: Setup) -> Setup:
     """Rope in the layers that have none."""
-    other = next(card.rope for card in setup.config.attention if card.rope is not None)
+    other = next(card.rope for card in looking_back(setup.config) if card.rope is not None)
     return attention_cards(lambda card: replace(card, rope=card.rope or other))(setup)
 
 
@@ -250,7 +250,9 @@ def on_latent(change: Callable[[LatentParams, LatentCard], LatentParams]) -> Cha
         layers = []
         for layer, card in zip(setup.params.layers, setup.config.attention, strict=True):
             own = layer.attention
-            if isinstance(own, LatentParams) and card.latent is not None:
+            if not isinstance(own, LatentParams) or not isinstance(card, AttentionCard):
+                pass
+            elif card.latent is not None:
                 layer = replace(layer, attention=change(own, card.latent))
             layers.append(layer)
         return setup._replace(params=replace(setup.params, layers=tuple(layers)))
@@ -270,7 +272,7 @@ def query_order(params: LatentParams, card: LatentCard) -> LatentParams:
 
 def any_card(has: Callable[[AttentionCard], bool], why: str) -> WhyNot:
     """It applies if some layer has it."""
-    return unless(lambda s: not any(has(card) for card in s.config.attention), why)
+    return unless(lambda s: not any(has(card) for card in looking_back(s.config)), why)
 
 
 def any_rope(has: Callable[[RopeCard], bool], why: str) -> WhyNot:

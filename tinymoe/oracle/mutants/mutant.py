@@ -108,11 +108,19 @@ def router_card(**changes: Any) -> Change:
     )
 
 
+def looking_back(config: ModelConfig) -> list[AttentionCard]:
+    """Cards of the layers that look back at keys; a layer with a state has another kind."""
+    return [card for card in config.attention if isinstance(card, AttentionCard)]
+
+
 def attention_cards(change: Callable[[AttentionCard], AttentionCard]) -> Change:
     """Every layer's attention card changed."""
 
     def apply(setup: Setup) -> Setup:
-        cards = tuple(change(card) for card in setup.config.attention)
+        cards = tuple(
+            change(card) if isinstance(card, AttentionCard) else card  # others keep a state
+            for card in setup.config.attention
+        )
         return setup._replace(config=replace(setup.config, attention=cards))
 
     return apply

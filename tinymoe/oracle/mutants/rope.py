@@ -24,7 +24,13 @@ from tinymoe.oracle.mutants.looking import (
     twice,
     without_factor,
 )
-from tinymoe.oracle.mutants.mutant import ModelMutant, first_of, model_mutant, unless
+from tinymoe.oracle.mutants.mutant import (
+    ModelMutant,
+    first_of,
+    looking_back,
+    model_mutant,
+    unless,
+)
 
 _turns = any_rope(lambda card: True, "no layer has rope")
 
@@ -42,7 +48,7 @@ _partial = unless(
             and card.latent is None
             and card.rope.scaling is None
             and card.rope.rotary_dim < s.config.head_dim
-            for card in s.config.attention
+            for card in looking_back(s.config)
         )
     ),
     "all dimensions turn",
