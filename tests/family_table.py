@@ -26,7 +26,11 @@ from tinymoe.quantize.layouts import by_name
 
 PAGE = Path(__file__).parents[1] / "tutorials" / "families.rst"
 WHOLE, VALUES, PART, NO = "whole model", "values", "values, not experts", "refused"
-KIN = {"kimi_k2": "deepseek_v3", "llama4": "llama4_text"}  # without a case: whose code reads them
+KIN = {
+    "kimi_k2": "deepseek_v3",
+    "llama4": "llama4_text",
+    "minimax_text_01": "minimax",
+}  # without a case: whose code reads them
 # columns, each of several layouts: the kinds of scales, and with or without quantised inputs
 COLUMNS = {
     "FP8 (DeepSeek)": ("DeepSeek FP8",),

@@ -47,7 +47,12 @@ class Shelf:
         return sum(room.size for room in rooms) * self._itemsize
 
     def array(self, room: Room) -> Array:
-        """Read all of it."""
+        """Read all of it; of a part (Qwen3-Next's gate, out of q_proj) the whole array first."""
+        if room.where:
+            part = self.array(room.whole)
+            for key in room.where:
+                part = part[key]
+            return part.copy()
         whole = self.reader.new(*room.shape)
         for fill in room.fills:
             self._put(whole, fill)

@@ -32,8 +32,15 @@ class Fill(NamedTuple):
 class Room:
     """An array, or a part of one, that is not there: its shape, and what fills the array."""
 
-    def __init__(self, shape: Shape, fills: list[Fill], where: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        fills: list[Fill],
+        where: tuple[Any, ...] = (),
+        whole: Room | None = None,
+    ) -> None:
         self.shape, self.fills, self.where = shape, fills, where
+        self.whole = self if whole is None else whole  # the array of which it is a part
 
     @property
     def size(self) -> int:
@@ -47,7 +54,7 @@ class Room:
     def __getitem__(self, key: int | slice) -> Room:
         """A part, along the first axis."""
         first = (len(range(*key.indices(len(self)))),) if isinstance(key, slice) else ()
-        return Room((*first, *self.shape[1:]), self.fills, (*self.where, key))
+        return Room((*first, *self.shape[1:]), self.fills, (*self.where, key), self.whole)
 
 
 class Recorder(Reader):
