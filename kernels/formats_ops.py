@@ -223,9 +223,14 @@ def grouped_gemm_nvfp4_w4a4(
     out = np.empty((len(x_codes), weight_codes.shape[1]), numerics.dtype)  # (S, N)
     for e, (start, stop) in enumerate(pairwise(offsets.tolist())):
         if start < stop:
-            rows = (x_codes[start:stop], x_scales[start:stop])
-            given = (weight_codes[e], weight_scales[e], float(alphas[e]), numerics)
-            out[start:stop] = gemm_nvfp4_w4a4(*rows, *given)
+            out[start:stop] = gemm_nvfp4_w4a4(
+                x_codes[start:stop],
+                x_scales[start:stop],
+                weight_codes[e],
+                weight_scales[e],
+                float(alphas[e]),
+                numerics,
+            )
     return out
 
 

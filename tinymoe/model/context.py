@@ -144,7 +144,7 @@ def gated(mix: Array, normed: Array, weight: Array | None, this: Pass, name: str
     return store(mix * gate, storage)
 
 
-def finish(mix: Array, weight: Array, bias: Array | None, this: Pass, name: str) -> Array:
+def finish(mix: Array, weight: Weight, bias: Array | None, this: Pass, name: str) -> Array:
     """The output projection: mix (T, N), weight (H, N), bias (H,) -> (T, H)."""
     this.tap(f"{name}.mix", mix)
     out = project(mix, weight, bias, this)

@@ -13,6 +13,7 @@ from tinymoe.kernels.contracts import Contract
 from tinymoe.model.params import AttentionParams, MoeParams
 from tinymoe.oracle.conform.metamorphic import Case
 from tinymoe.oracle.mutants import MODEL_MUTANTS, SAMPLER_MUTANTS, Row, Setup
+from tinymoe.oracle.mutants.mutant import looking_back
 from tinymoe.oracle.mutants.specimen_params import specimen
 
 # A mutant is named where what is left unexplained is at most this share of the error:
@@ -108,7 +109,8 @@ def setup_of(op: str, case: Case) -> Setup:
     config, base, _ = specimen(BASE)
     moe = next(x.ffn for x in base.layers if isinstance(x.ffn, MoeParams))
     layer = next(x for x in base.layers if isinstance(x.attention, AttentionParams))
-    attention, card = layer.attention, config.attention[0]
+    attention: Any = layer.attention
+    card = looking_back(config)[0]
     if op == "route":
         config = replace(config, router=case["card"])
         moe = replace(
@@ -132,9 +134,9 @@ def setup_of(op: str, case: Case) -> Setup:
     if op == "rope":
         card = replace(card, rope=case["card"])
     if op.startswith("attention"):
-        named = {name: case.get(name) for name in ("window", "chunk")}
+        named: dict[str, Any] = {name: case.get(name) for name in ("window", "chunk")}
         card = replace(card, scale=case["scale"], sinks="sinks" in case, **named)
-        attention = replace(attention, sinks=case.get("sinks"))  # type: ignore[type-var]
+        attention = replace(attention, sinks=case.get("sinks"))
         config = replace(
             config,
             heads=case["q"].shape[1],
@@ -150,7 +152,7 @@ def call(op: str, setup: Setup, case: Case) -> Any:
     """The op as the changed setup would call it."""
     config, params, ops = setup
     moe: Any = params.layers[0].ffn
-    card = config.attention[0]
+    card = looking_back(config)[0]
     given = dict(case)
     if op == "route":
         given |= {"weight": moe.router, "bias": moe.selection_bias, "card": config.router}

@@ -10,6 +10,7 @@ import numpy as np
 
 from tinymoe.core import Array, ModelConfig, Numerics, TinymoeError
 from tinymoe.model.params import AttentionParams, LatentParams, LayerParams, MoeParams, Params
+from tinymoe.model.weights import plain
 from tinymoe.oracle.diff.walk import Report, Trace, diff, tokens_of
 
 Part = tuple[str, Params, ModelConfig, dict[str, Array]]  # name, model, config, the engine's taps
@@ -73,7 +74,7 @@ def diff_local(
 def parts(params: Params, config: ModelConfig, mine: Trace) -> Iterator[Part]:
     """The embedding, every layer, and the head, each as a model of one layer."""
     rows = np.arange(len(mine["tokens"]))
-    tail: dict[str, Any] = {"head": params.head[:1], "head_bias": None}
+    tail: dict[str, Any] = {"head": plain(params.head)[:1], "head_bias": None}
     if "embed" in mine:
         bare = replace(params, layers=(silent(params.layers[0]),), **tail)
         taps = {name: mine[name] for name in ("tokens", "embed")}

@@ -21,6 +21,7 @@ from tinymoe.oracle.mutants.mutant import (
     Change,
     Setup,
     moe_params,
+    on_values,
     then,
     unless,
     wrapped,
@@ -45,7 +46,9 @@ def interleave(moe: MoeParams) -> MoeParams:
     count = moe.gate_up.shape[1]
     order = np.concatenate([np.arange(0, count, 2), np.arange(1, count, 2)])
     bias = None if moe.gate_up_bias is None else moe.gate_up_bias[:, order]
-    return replace(moe, gate_up=moe.gate_up[:, order], gate_up_bias=bias)
+    return replace(
+        moe, gate_up=on_values(moe.gate_up, lambda stack: stack[:, order]), gate_up_bias=bias
+    )
 
 
 def rolled(*names: str) -> Change:

@@ -20,6 +20,7 @@ from tinymoe.oracle.mutants.mutant import (
     WhyNot,
     attention_cards,
     looking_back,
+    on_values,
     then,
     unless,
     wrapped,
@@ -263,8 +264,12 @@ def on_latent(change: Callable[[LatentParams, LatentCard], LatentParams]) -> Cha
 def query_order(params: LatentParams, card: LatentCard) -> LatentParams:
     """Each query head's rows read as [rope | nope]."""
     width = card.nope_dim + card.rope_dim
-    heads = params.query.reshape(-1, width, params.query.shape[-1])
-    return replace(params, query=np.roll(heads, card.rope_dim, axis=1).reshape(params.query.shape))
+
+    def exchanged(query: Array) -> Array:
+        heads = query.reshape(-1, width, query.shape[-1])
+        return np.roll(heads, card.rope_dim, axis=1).reshape(query.shape)
+
+    return replace(params, query=on_values(params.query, exchanged))
 
 
 # ------------------------------------------------------------------------------ when they apply

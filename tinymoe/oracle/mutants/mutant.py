@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 from tinymoe.core import Array, AttentionCard, ModelConfig, QuantTensor, Sampling
 from tinymoe.model.ops import DEFINITION, Ops
 from tinymoe.model.params import AttentionParams, LatentParams, LayerParams, MoeParams, Params
+from tinymoe.model.weights import QuantisedInput, Weight
 
 
 class Setup(NamedTuple):
@@ -106,6 +107,13 @@ def router_card(**changes: Any) -> Change:
     return lambda setup: setup._replace(
         config=replace(setup.config, router=replace(setup.config.router, **changes))
     )
+
+
+def on_values(weight: Weight, change: Callable[[Array], Array]) -> Weight:
+    """A matrix or stack changed, whatever becomes of its input."""
+    if isinstance(weight, QuantisedInput):
+        return QuantisedInput(change(weight.values), weight.inputs)
+    return change(weight)
 
 
 def looking_back(config: ModelConfig) -> list[AttentionCard]:

@@ -20,6 +20,7 @@ from tinymoe.oracle.mutants.mutant import (
     model_mutant,
     moe_of,
     moe_params,
+    on_values,
     unless,
     wrapped,
 )
@@ -38,7 +39,9 @@ def shared(change: Callable[[SharedParams], SharedParams | None]) -> Change:
 
 def shared_times(factor: float) -> Change:
     """The shared expert's output times a factor, a power of two to be exact."""
-    return shared(lambda s: replace(s, down=s.down * np.asarray(factor, s.down.dtype)))
+    return shared(
+        lambda s: replace(s, down=on_values(s.down, lambda d: d * np.asarray(factor, d.dtype)))
+    )
 
 
 def scaled_shared(setup: Setup) -> Setup:
@@ -142,7 +145,7 @@ SHARED_EXPERT: tuple[ModelMutant, ...] = (
         "shared.gate-negated",
         "1 - sigmoid in place of sigmoid in the shared expert's gate",
         SHARED,
-        shared(lambda s: s if s.gate is None else replace(s, gate=-s.gate)),
+        shared(lambda s: s if s.gate is None else replace(s, gate=on_values(s.gate, np.negative))),
         why_not=has_gate,
     ),
     model_mutant(

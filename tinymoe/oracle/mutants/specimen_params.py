@@ -14,7 +14,7 @@ from tinymoe.model.params import (
     Params,
     SharedParams,
 )
-from tinymoe.oracle.mutants.mutant import Setup
+from tinymoe.oracle.mutants.mutant import Setup, looking_back
 from tinymoe.oracle.mutants.specimens import CONFIGS
 
 
@@ -28,7 +28,7 @@ def random_params(config: ModelConfig, numerics: Numerics, seed: int, name: str 
     """Weights drawn in float32 and widened: the same numbers in every numerics."""
     draw = _Draw(np.random.default_rng(seed), config, numerics)
     layers = []
-    for kind, card in zip(config.layers, config.attention, strict=True):
+    for kind, card in zip(config.layers, looking_back(config), strict=True):
         attention = draw.latent(card) if card.latent is not None else draw.attention(card)
         fed = draw.dense() if kind == "dense" else draw.moe(name)
         layers.append(LayerParams(attention=attention, ffn=fed))
