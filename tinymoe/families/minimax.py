@@ -30,7 +30,7 @@ from tinymoe.families.fields import HARMLESS, Fields
 from tinymoe.families.mixtral import NAMES
 from tinymoe.families.rope_fields import read_rope
 from tinymoe.families.standard import Names, load_attention, load_model
-from tinymoe.families.tensors import Source, read
+from tinymoe.families.tensors import Source, read, read_weight
 from tinymoe.model.params import AttentionParams, LightningParams, Params
 
 # of training; and how many tokens a kernel takes at a time, which changes the order of sums alone
@@ -141,10 +141,10 @@ def _attention(
     source.fill(f"{name}.qkv_proj.weight", qkv, qkv.shape, apart)
     return LightningParams(
         norm=read(source, f"{layer}.input_layernorm.weight", H),
-        qkv=qkv,
-        gate=read(source, f"{name}.output_gate.weight", width, H),
+        qkv=source.weight(qkv, [[f"{name}.qkv_proj.weight"]]),
+        gate=read_weight(source, f"{name}.output_gate.weight", width, H),
         out_norm=read(source, f"{name}.norm.weight", width),
-        out=read(source, f"{name}.out_proj.weight", H, width),
+        out=read_weight(source, f"{name}.out_proj.weight", H, width),
     )
 
 

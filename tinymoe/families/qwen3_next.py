@@ -30,7 +30,7 @@ from tinymoe.families.standard import (
     load_model,
     read_norm,
 )
-from tinymoe.families.tensors import Source, read
+from tinymoe.families.tensors import Source, read, read_weight
 from tinymoe.model.params import AttentionParams, GatedDeltaParams, Params
 
 NAMES = Names(shared="mlp.shared_expert", norms_less_one=True)
@@ -118,12 +118,15 @@ def _attention(
     source.fill(f"{name}.q_proj.weight", rows[: 2 * queries], (2 * queries, H), apart)
     source.fill(f"{name}.k_proj.weight", rows[2 * queries : 2 * queries + keys])
     source.fill(f"{name}.v_proj.weight", rows[2 * queries + keys :])
+    cached = source.cached(name)
     return AttentionParams(
+        key_format=cached[0],
+        value_format=cached[1],
         norm=read_norm(source, f"{layer}.input_layernorm.weight", names, H),
-        qkv=rows[queries:],
+        qkv=source.weight(rows[queries:], [[f"{name}.{letter}_proj.weight" for letter in "qkv"]]),
         qk_norm=load_head_norms(source, layer, config, card, names),
-        out=read(source, f"{name}.o_proj.weight", H, queries),
-        gate=rows[:queries],
+        out=read_weight(source, f"{name}.o_proj.weight", H, queries),
+        gate=source.weight(rows[:queries], [[f"{name}.q_proj.weight"]]),
     )
 
 
@@ -152,13 +155,13 @@ def _gated_delta(
     source.fill(f"{name}.conv1d.weight", conv, stored_conv, lambda stored: stored[:, 0])
     return GatedDeltaParams(
         norm=read_norm(source, f"{layer}.input_layernorm.weight", names, H),
-        qkvz=qkvz,
-        ba=ba,
+        qkvz=source.weight(qkvz, [[f"{name}.in_proj_qkvz.weight"]]),
+        ba=source.weight(ba, [[f"{name}.in_proj_ba.weight"]]),
         conv=conv,
         a_log=read(source, f"{name}.A_log", card.value_heads),
         dt_bias=read(source, f"{name}.dt_bias", card.value_heads),
         out_norm=read(source, f"{name}.norm.weight", card.value_dim),
-        out=read(source, f"{name}.out_proj.weight", H, values),
+        out=read_weight(source, f"{name}.out_proj.weight", H, values),
     )
 
 

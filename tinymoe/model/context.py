@@ -134,7 +134,7 @@ def project(x: Array, weight: Weight, bias: Array | None, this: Pass) -> Array:
     return this.ops.linear(x, weight, this.numerics, bias=bias)
 
 
-def gated(mix: Array, normed: Array, weight: Array | None, this: Pass, name: str) -> Array:
+def gated(mix: Array, normed: Array, weight: Weight | None, this: Pass, name: str) -> Array:
     """What attention gives, times sigmoid of a gate (weight (N, H)) of the same size: (T, N)."""
     if weight is None:
         raise TinymoeError(f"{name}: the card has an output gate, the weights have none")

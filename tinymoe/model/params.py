@@ -49,7 +49,7 @@ class AttentionParams:
     norm_bias: Array | None = None  # (H,), with LayerNorm
     key_format: InputFormat | None = None  # in which keys are cached; None: as they are
     value_format: InputFormat | None = None
-    gate: Array | None = None  # (Nq*D, H), with AttentionCard.out_gate
+    gate: Weight | None = None  # (Nq*D, H), with AttentionCard.out_gate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +74,13 @@ class GatedDeltaParams:
     """One layer's gated delta net: sizes as in `GatedDeltaCard`, C = its channels."""
 
     norm: Array  # (H,)
-    qkvz: Array  # (C + Nv*Dv, H): rows of all queries, all keys, all values, then the gate's
-    ba: Array  # (2 Nv, H): rows of beta, then those of the decay
+    qkvz: Weight  # (C + Nv*Dv, H): rows of all queries, all keys, all values, then the gate's
+    ba: Weight  # (2 Nv, H): rows of beta, then those of the decay
     conv: Array  # (C, kernel): oldest tap first
     a_log: Array  # (Nv,)
     dt_bias: Array  # (Nv,)
     out_norm: Array  # (Dv,)
-    out: Array  # (H, Nv*Dv)
+    out: Weight  # (H, Nv*Dv)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +88,10 @@ class LightningParams:
     """One layer's lightning attention."""
 
     norm: Array  # (H,)
-    qkv: Array  # (3*Nq*D, H): rows of all queries, all keys, all values
-    gate: Array  # (Nq*D, H)
+    qkv: Weight  # (3*Nq*D, H): rows of all queries, all keys, all values
+    gate: Weight  # (Nq*D, H)
     out_norm: Array  # (Nq*D,)
-    out: Array  # (H, Nq*D)
+    out: Weight  # (H, Nq*D)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
