@@ -1,8 +1,8 @@
 """A folder of vectors: a safetensors file and a JSON card each, and `index.json` with the hashes.
 
-    router/mixtral.safetensors   every array, by name
-    router/mixtral.json          what is given, what is expected, tolerance, derivation, kills
-    index.json                   schema, and of each vector both files' SHA-256
+router/mixtral.safetensors   every array, by name
+router/mixtral.json          what is given, what is expected, tolerance, derivation, kills
+index.json                   schema, and of each vector both files' SHA-256
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Cards, weights and stored tensors as JSON, in which an array is named and lies elsewhere.
 
-    {"is": "RouterCard", "experts": 8, ...}    a card, its fields by name
-    {"tensor": "x"}                            an array of the vector's safetensors file
-    {"numerics": "fp32"}                       one of the presets
+{"is": "RouterCard", "experts": 8, ...}    a card, its fields by name
+{"tensor": "x"}                            an array of the vector's safetensors file
+{"numerics": "fp32"}                       one of the presets
 """
 
 from __future__ import annotations

@@ -57,9 +57,7 @@ CARDS: Mapping[str, RouterCard] = {
     "gpt_oss": _card(32, 4, **_OF_CHOSEN),
     "granitemoe": _card(40, 8, **_OF_CHOSEN),
     "granitemoeshared": _card(40, 8, **_OF_CHOSEN),
-    "glm4_moe": _card(
-        *(160, 8), **{**_DEEPSEEK, "group_score": "none", "dropped_group": "none"}
-    ),
+    "glm4_moe": _card(*(160, 8), **{**_DEEPSEEK, "group_score": "none", "dropped_group": "none"}),
     "dots1": _card(128, 6, (4, 2), **_DEEPSEEK),
     "deepseek_v2": _card(
         *(160, 6, (8, 3)),
@@ -90,8 +88,6 @@ CARDS: Mapping[str, RouterCard] = {
         renormalise=False,
         weight_on="input",
     ),
-    "phimoe": _card(
-        *(16, 2), score="identity", weight_from="sparsemixer", renormalise=False
-    ),
+    "phimoe": _card(*(16, 2), score="identity", weight_from="sparsemixer", renormalise=False),
     "wide": _card(512, 10),  # of no family here: as many experts as any router has
 }
