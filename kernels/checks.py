@@ -92,6 +92,17 @@ def ffn_bound(
     first = linear_unrounded(x, gate_up, biases[0])  # (T, 2I)
     size = linear_unrounded(np.abs(x), np.abs(gate_up), np.abs(biases[0]))
     error = stored(first, gamma(x.shape[1] + 1, u) * size, numerics.storage, numerics)
+    hidden, moved = gated(first, error, card, numerics)
+    moved = stored(hidden, moved, numerics.storage, numerics)
+    size = linear_unrounded(np.abs(hidden) + moved, np.abs(down), np.abs(biases[1]))  # (T, H)
+    bound = linear_unrounded(moved, np.abs(down)) + tiny(numerics)
+    bound += gamma(hidden.shape[1] + 1, u) * size
+    return settle(linear_unrounded(hidden, down, biases[1]), bound, False, numerics)
+
+
+def gated(first: Array, error: Array, card: ExpertCard, numerics: Numerics) -> tuple[Array, Array]:
+    """silu(gate) * up (T, I) of first (T, 2I), known to within `error`; and its error, unstored."""
+    u, error = unit(numerics), error.copy()
     width = first.shape[1] // 2
     gate, up, alpha = first[:, :width], first[:, width:], 1.0
     if card.clamp_limit is not None and card.clamp_alpha is not None:
@@ -105,10 +116,7 @@ def ffn_bound(
     moved += SILU_SLOPE * u * np.abs(gate)
     hidden = activated * up  # (T, I)
     moved = (np.abs(activated) + moved) * (np.abs(up) + error[:, width:]) - np.abs(hidden)
-    moved = stored(hidden, moved, numerics.storage, numerics)
-    size = linear_unrounded(np.abs(hidden) + moved, np.abs(down), np.abs(biases[1]))  # (T, H)
-    bound = linear_unrounded(moved, np.abs(down)) + gamma(width + 1, u) * size + tiny(numerics)
-    return settle(linear_unrounded(hidden, down, biases[1]), bound, False, numerics)
+    return hidden, moved
 
 
 def exact_ffn(

@@ -113,8 +113,9 @@ def quantize_mxfp4(draw: DrawFn) -> Case:
     x = blocks_of(rng, draw(block_kinds), (rows, blocks), 32)
     edge = draw(st.sampled_from([0.0, 1.0, 1.75, 1.5, 1.9999999]))
     if edge:  # the largest of the first block
-        x[0, :32] *= np.float32(edge) / np.abs(x[0, :32]).max()
-        x[0, 5] = edge
+        power = min(draw(st.sampled_from([-3, 0, 5, 127])), 126 if convention in LOG2 else 127)
+        x[0, :32] = rng.uniform(-edge, edge, 32) * 2.0**power
+        x[0, 5] = edge * 2.0**power
     if convention in LOG2:
         x = bf16.round_to_bf16(x)
         x[np.abs(x) < 2.0**-100] = 0

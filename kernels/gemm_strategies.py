@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from tinymoe.core import NUMERICS, Array
+from tinymoe.formats import e4m3
 from tinymoe.kernels.strategy_values import fill, seeds
 
 Case = dict[str, Any]
@@ -89,6 +90,29 @@ def product(draw: DrawFn, form: str, *, coded: bool, grouped: bool) -> Case:
     return case
 
 
+@st.composite
+def expert_ffn(draw: DrawFn) -> Case:
+    """Gates small and large; an intermediate as loud as calibrated, quieter, and louder."""
+    rng, kind, n = np.random.default_rng(draw(seeds)), draw(weight_kinds), draw(numerics)
+    hidden, width = 16 * draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    experts = draw(st.integers(1, 3))
+    offsets = spread_rows(rng, experts)
+    case: Case = {"offsets": offsets, "numerics": n}
+    case["x_codes"], case["x_scales"] = stored(rng, "nvfp4", kind, (int(offsets[-1]), hidden // 16))
+    up_shape, down_shape = (experts, 32 * width, hidden // 16), (experts, hidden, width)
+    case["gate_up_codes"], case["gate_up_scales"] = stored(rng, "nvfp4", kind, up_shape)
+    case["down_codes"], case["down_scales"] = stored(rng, "nvfp4", kind, down_shape)
+    loudest = draw(st.sampled_from([0.5, 3.0, 20.0]))  # of the first product
+    reach = 36.0 * hidden * float(e4m3.decode(case["x_scales"]).max())
+    peaks = reach * e4m3.decode(case["gate_up_scales"]).max(axis=(1, 2))  # (E,)
+    case["gate_up_alphas"] = np.float32(loudest * 4) / np.maximum(peaks, np.float32(1e-3))
+    calibrated = draw(st.sampled_from([0.1, 1.0, 10.0])) * loudest**2
+    case["hidden_scales"] = np.full(experts, 2688 / calibrated, np.float32)
+    case["hidden_scales"] *= np.float32(1) + np.arange(experts, dtype=np.float32)
+    case["down_alphas"] = np.array([factor(rng, kind) for _ in range(experts)], np.float32)
+    return case
+
+
 STRATEGIES: dict[str, Callable[[], SearchStrategy[Case]]] = {
     f"{'grouped_' * grouped}gemm_{form}{'_w4a4' * coded}": partial(
         product, form, coded=coded, grouped=grouped
@@ -96,4 +120,4 @@ STRATEGIES: dict[str, Callable[[], SearchStrategy[Case]]] = {
     for form in BLOCK
     for coded in (False, True)
     for grouped in (False, True)
-}
+} | {"expert_ffn_nvfp4_w4a4": expert_ffn}

@@ -14,6 +14,7 @@ import numpy as np
 from tinymoe.core import Array, Numerics
 from tinymoe.kernels.formats_ops import MX_PLAIN
 from tinymoe.kernels.naive_formats import dequantize_mxfp4, dequantize_nvfp4
+from tinymoe.kernels.naive_nvfp4 import quantize_nvfp4
 from tinymoe.model.precision import store
 
 
@@ -61,6 +62,36 @@ def gemm_mxfp4_w4a4(
         dequantize_mxfp4(*q, MX_PLAIN) for q in ((x_codes, x_scales), (weight_codes, weight_scales))
     )
     return _dot(x, weight, 1.0, numerics)
+
+
+def expert_ffn_nvfp4_w4a4(
+    x_codes: Array,
+    x_scales: Array,
+    gate_up_codes: Array,
+    gate_up_scales: Array,
+    gate_up_alphas: Array,
+    hidden_scales: Array,
+    down_codes: Array,
+    down_scales: Array,
+    down_alphas: Array,
+    offsets: Array,
+    numerics: Numerics,
+) -> Array:
+    """A row at a time, its intermediate quantised by the naive quantiser."""
+    rows = []
+    for e, (start, stop) in enumerate(pairwise(offsets.tolist())):
+        up_weight = (gate_up_codes[e], gate_up_scales[e], float(gate_up_alphas[e]))
+        down_weight = (down_codes[e], down_scales[e], float(down_alphas[e]))
+        for r in range(start, stop):
+            own = slice(r, r + 1)
+            first = gemm_nvfp4_w4a4(x_codes[own], x_scales[own], *up_weight, numerics)[0]
+            half = len(first) // 2
+            pairs = zip(first[:half].tolist(), first[half:].tolist(), strict=True)
+            hidden = [gate / (1 + math.exp(-gate)) * up for gate, up in pairs]
+            kept = store(np.array([hidden], numerics.dtype), numerics.storage)
+            packed = quantize_nvfp4(kept, float(hidden_scales[e]), "kernel", "float32")
+            rows.append(gemm_nvfp4_w4a4(*packed, *down_weight, numerics))
+    return np.concatenate(rows)
 
 
 def grouped(one: Any) -> Any:

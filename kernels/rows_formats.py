@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tinymoe.kernels import check_formats, formats_ops, naive_formats, naive_gemm, naive_nvfp4
+from tinymoe.kernels import (
+    check_formats,
+    ffn_nvfp4,
+    formats_ops,
+    naive_formats,
+    naive_gemm,
+    naive_nvfp4,
+)
 from tinymoe.kernels.contract import Contract
 
 W4A16 = "x times the values that codes and scales stand for, in any order, the tensor scale "
@@ -168,5 +175,20 @@ ROWS = (
         _EXPERTS + W4A4,
         check_formats.grouped_w4a4,
         naive_gemm.grouped(naive_gemm.gemm_mxfp4_w4a4),
+    ),
+    Contract(
+        name="expert_ffn_nvfp4_w4a4",
+        signature="x_codes (S, H/2), x_scales (S, H/16) uint8 in expert order, gate_up_codes "
+        "(E, 2I, H/2), gate_up_scales (E, 2I, H/16) uint8, gate_up_alphas (E,) float32, "
+        "hidden_scales (E,) float32 divisors, down_codes (E, H, I/2), down_scales (E, H, I/16) "
+        "uint8, down_alphas (E,) float32, offsets (E + 1,), numerics -> (S, H)",
+        exactness="derived bound",
+        promise="both products in W4A4; between them silu(gate) * up, stored and quantised again "
+        "by the kernels' arithmetic. A code may differ where rounding before it can flip it",
+        check=ffn_nvfp4.check,
+        implementations={
+            "definition": ffn_nvfp4.expert_ffn_nvfp4_w4a4,
+            "naive": naive_gemm.expert_ffn_nvfp4_w4a4,
+        },
     ),
 )

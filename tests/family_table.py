@@ -70,7 +70,8 @@ values; experts: ...
    The same, but this family stores its experts in stacks, which are tested in the layouts that are
    named (``test_quantised_stacks.py``).
 values, not experts
-   The same without them: in this format the family's stacks of experts are left as they are.
+   The same without them: the family stores its experts in stacks, and the tests have those only
+   as they are.
 refused
    An error that says so.
 
@@ -171,11 +172,9 @@ def _gpt_oss(cases: list[str], methods: set[str | None]) -> str:
 def _column(layouts: tuple[str, ...], cases: list[str]) -> str:
     """What `test_quantised_families.py` and `test_quantised_stacks.py` do in these layouts."""
     tested = [case for case in cases if case in test_quantised.CASES]
-    names = [name for case in tested for layout in layouts for name in _modules(layout, case)]
-    assert all(layout in LAYOUTS for layout in layouts)
-    if not names:
-        return NO
-    if any(".experts." in name for name in names):
+    names = {layout: [n for case in tested for n in _modules(layout, case)] for layout in layouts}
+    assert all(layout in LAYOUTS and names[layout] for layout in layouts)
+    if all(any(".experts." in name for name in each) for each in names.values()):
         return VALUES
     stacked = [
         layout

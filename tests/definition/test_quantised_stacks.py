@@ -23,7 +23,7 @@ from tinymoe.oracle.trace import forward_alone
 
 pytestmark = pytest.mark.definition
 FUSED = (".experts.gate_up_proj", ".experts.down_proj")
-GRANITE = (".input_linear.weight", ".output_linear.weight")
+GRANITE = ("moe.input_linear.weight", "moe.output_linear.weight")  # not `shared_mlp`, matrices
 IDS = [1, 2, 3]
 # by layout: the cases whose stacks of experts are tested in it, here
 TRANSPOSED = {"modelopt NVFP4": ("gpt_oss", "llama4_text"), "modelopt FP8": ("llama4_text",)}

@@ -15,6 +15,7 @@ from tinymoe.api import load as load_model
 from tinymoe.api import shipped_model
 from tinymoe.checkpoint import INDEX, Checkpoint
 from tinymoe.core import TinymoeError
+from tinymoe.oracle.lint import lint
 from tinymoe.quantize import run
 from tinymoe.quantize.headers import quantization_config
 from tinymoe.quantize.layouts import LAYOUTS
@@ -78,6 +79,7 @@ def test_a_group_of_zeros_reads_as_zeros(tmp_path: Path) -> None:
 def test_the_shipped_model_in_four_bits_still_knows_what_it_knew(tmp_path: Path) -> None:
     report = quantize(shipped_model(), tmp_path / "out", Settings())
     assert report["calibration"]["experts_not_reached"] == 0  # what the text in the package is for
+    assert lint(tmp_path / "out").findings == ()
     before, after = load_model(), load_model(tmp_path / "out")
     ids = before.encode(run.CALIBRATION_TEXT)[:128]
     losses = []

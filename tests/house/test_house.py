@@ -64,6 +64,7 @@ ORACLE_HALF = [
         "oracle.compare",
         "oracle.lint",
         "oracle.mutants",
+        "oracle.vectors",
         "oracle.diff",
         "oracle.dumps",
         "oracle.logprobs",

@@ -20,6 +20,7 @@ COMMANDS = (
     "trace",
     "diff",
     "mutants",
+    "vectors",
     "conform",
     "check-endpoint",
     "lint",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +30,14 @@ def conform(
     ] = "numpy",
     cases: Annotated[int, typer.Option(min=1, help="Inputs to try for each check.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Another seed tries other inputs.")] = 0,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Golden vectors as `tinymoe vectors DIR` writes them.",
+            show_default="made anew",
+        ),
+    ] = None,
     strict_bits: Annotated[
         bool,
         typer.Option("--strict-bits", help="Fail where a token's last bits depend on its company."),
@@ -42,8 +51,9 @@ def conform(
     (ids, weights), or all that the definition gives.
 
     The checks: the definition's answer on drawn inputs, hard ones among them, to zero or a derived
-    bound; the same answer in other company; every input read. What fails is shown as small as it
-    can be made, with the known bug that gives the same wrong numbers, if there is one.
+    bound; the golden vectors of the op; the same answer in other company; every input read. What
+    fails is shown as small as it can be made, with the known bug that gives the same wrong
+    numbers, if there is one.
 
     Exit code 0: conforms. 1: does not. 2: could not be run.
 
@@ -71,7 +81,11 @@ def conform(
         kind = next((known for known in KINDS if known == arrays), None)
         if kind is None:
             raise TinymoeError(f"--arrays must be one of {', '.join(KINDS)}, got {arrays!r}")
-        results = run(row, Foreign(resolve(function), row, kind), cases=cases, seed=seed)
+        from tinymoe.oracle.vectors import made, read_vectors
+
+        golden = made(models=False) if vectors is None else read_vectors(vectors)
+        foreign = Foreign(resolve(function), row, kind)
+        results = run(row, foreign, cases=cases, seed=seed, vectors=golden)
         bad = {"FAIL", "bits"} if strict_bits else {"FAIL"}
         failed = any(result.verdict in bad for result in results)
         _show(op, function, results, failed, as_json)

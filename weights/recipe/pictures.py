@@ -33,7 +33,7 @@ def read_logs(paths: Sequence[Path]) -> list[dict[str, Any]]:
         before = max((entry["tokens"] for entry in entries), default=0)
         for line in path.read_text().splitlines():
             entry = json.loads(line)
-            entries.append(entry | {"tokens": entry["tokens"] + before})
+            entries.append(entry | {"tokens": entry["tokens"] + before, "began": before})
     return entries
 
 
@@ -62,7 +62,18 @@ def draw_losses(entries: Sequence[dict[str, Any]], out: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("training tokens (millions)")
     axes.set_ylabel("loss on held-out text (nats per token)")
-    axes.set_title("Every kind of text is still being learned when the run ends")
+    for began in sorted({entry["began"] for entry in points} - {0}):
+        axes.axvline(began / 1e6, color="grey", linewidth=0.8)
+        axes.annotate(
+            "a run from the weights so far:\nrates high again",
+            (began / 1e6, axes.get_ylim()[1]),
+            xytext=(-6, -4),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=8,
+        )
+    axes.set_title("A run learns most at its end, while the learning rates fall")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     label_ends(axes, tokens[-1], {d: points[-1]["valid"][d] for d in domains})

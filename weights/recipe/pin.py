@@ -29,7 +29,7 @@ PROMPTS = (
     "def main(",
     "7+5=",
 )
-ROUTED = "Once there was a fox who had 12 red apples. He ate 5."
+ROUTED = "The fox had 12 red apples. He ate 5 of them."
 
 
 def greedy(network: Any, ids: list[int]) -> tuple[list[int], float]:

@@ -17,6 +17,7 @@ import numpy as np
 from tinymoe.core import Array, Permutation, Routing, TinymoeError
 from tinymoe.kernels.check_sample import Drawn
 from tinymoe.kernels.contracts import Contract
+from tinymoe.kernels.formats_ops import Packed
 
 Kind = Literal["numpy", "torch", "cupy"]
 KINDS: tuple[Kind, ...] = ("numpy", "torch", "cupy")
@@ -27,6 +28,9 @@ PARTS: Mapping[str, tuple[type, tuple[str, ...]]] = {
     "route": (Routing, ("ids", "weights")),
     "permute": (Permutation, ("order", "offsets")),
     "sample": (Drawn, ("probabilities",)),
+    "quantize_nvfp4": (Packed, ("codes", "scales")),
+    "quantize_mxfp4": (Packed, ("codes", "scales")),
+    "quantize_fp8": (Packed, ("codes", "scales")),
 }
 
 

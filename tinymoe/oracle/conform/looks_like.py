@@ -11,6 +11,7 @@ import numpy as np
 from tinymoe.core import Array
 from tinymoe.kernels.contracts import Contract
 from tinymoe.model.params import AttentionParams, MoeParams
+from tinymoe.oracle.conform import looks_like_formats as formats
 from tinymoe.oracle.conform.metamorphic import Case
 from tinymoe.oracle.mutants import MODEL_MUTANTS, SAMPLER_MUTANTS, Row, Setup
 from tinymoe.oracle.mutants.mutant import looking_back
@@ -46,13 +47,17 @@ def looks_like(
     if case is None:
         return ()
     try:
-        got, right = _numbers(implementation(**case)), _numbers(row.definition(**case))
+        got, right = (
+            formats.numbers(row.name, case, answer) if row.name in formats.OPS else _numbers(answer)
+            for answer in (implementation(**case), row.definition(**case))
+        )
     except Exception:
         return ()
     if got.shape != right.shape:
         return ()
     error = _distance(got, right)
-    if not error or not got.any():  # all zero is like nothing; the report shows it
+    # all zero is like nothing; the report shows it
+    if not error or (got.size > 1 and not got.any()):
         return ()
     found = []
     for name, answer in _wrong_answers(row.name, case):
@@ -84,6 +89,8 @@ def _distance(a: Array, b: Array) -> float:
 
 def _wrong_answers(op: str, case: Case) -> list[tuple[str, Array]]:
     """Every mutant's answer to the case, where it means something there."""
+    if op in formats.OPS:
+        return formats.wrong_answers(op, case)
     answers = []
     if op == "sample":
         row = Row(**{name: case[name] for name in Row._fields if name in case})

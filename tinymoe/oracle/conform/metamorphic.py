@@ -26,6 +26,9 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "route": ("x",),
     "combine": ("expert_out", "weights"),
     "attention_decode": ("q", "block_tables", "lengths"),
+    **{f"dequantize_{form}": ("codes", "scales") for form in ("nvfp4", "mxfp4")},
+    **{f"gemm_{form}": ("x",) for form in ("nvfp4", "mxfp4")},
+    **{f"gemm_{form}_w4a4": ("x_codes", "x_scales") for form in ("nvfp4", "mxfp4")},
 }
 
 
@@ -143,20 +146,22 @@ def renumbered_route(case: Case) -> Related | None:
     return Related({**case, **changed}, part)
 
 
-def _row_variants(op: str) -> dict[str, Variant]:
+def row_variants(op: str) -> dict[str, Variant]:
+    """What rows that are independent of each other allow."""
     found = {
         "a batch of one is a row of a batch": some_rows(op, lambda n: [n - 1]),
         "rows in another order": some_rows(op, lambda n: range(n)[::-1]),
     }
-    if op not in ("attention_decode", "rope"):
+    # codes have no NaN
+    if op not in ("attention_decode", "rope") and not any("codes" in name for name in ROWS[op]):
         found["a row of NaN beside the others"] = padded(op)
     return found
 
 
 VARIANTS: Mapping[str, Mapping[str, Variant]] = {
-    **{op: _row_variants(op) for op in ROWS},
+    **{op: row_variants(op) for op in ROWS},
     "route": {
-        **_row_variants("route"),
+        **row_variants("route"),
         "experts under other numbers": renumbered_route,
     },
     "expert_ffn": {"experts under other numbers": renumbered_ffn},
@@ -167,13 +172,23 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
 }
 
 
-def float_inputs(case: Case) -> list[str]:
-    """Arguments that are arrays of numbers: each must matter (flashinfer#3423)."""
+def array_inputs(case: Case) -> list[str]:
+    """Arguments that are arrays of numbers or of codes: each must matter (flashinfer#3423)."""
     return [
         name
         for name, value in case.items()
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size
+        if isinstance(value, np.ndarray)
+        and (value.dtype.kind == "f" or value.dtype == np.uint8)
+        and value.size
     ]
+
+
+def another(values: Array) -> Array:
+    """Values of the same kind that differ from these nearly everywhere."""
+    turned = values[..., ::-1] if values.ndim else values
+    with np.errstate(over="ignore"):
+        changed = turned ^ np.uint8(0x11) if values.dtype == np.uint8 else turned * 2 + 1
+    return np.ascontiguousarray(changed).reshape(values.shape)
 
 
 def same_bits(a: Any, b: Any) -> bool:

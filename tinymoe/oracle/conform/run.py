@@ -5,7 +5,7 @@ Needs hypothesis, which draws the cases and makes a failing one as small as it c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,15 +17,20 @@ from tinymoe.oracle.conform.metamorphic import (
     VARIANTS,
     Case,
     Variant,
+    another,
+    array_inputs,
     distance,
-    float_inputs,
     same_bits,
     size,
 )
+from tinymoe.oracle.conform.metamorphic_formats import FORMAT_VARIANTS
+from tinymoe.oracle.vectors.ops import of_op
+from tinymoe.oracle.vectors.ops import run as run_vector
+from tinymoe.oracle.vectors.vector import Vector
 
 Implementation = Callable[..., Any]
 COARSE = 1e-3
-FIRST = "the definition's answer"
+FIRST, GOLDEN = "the definition's answer", "golden vectors"
 
 
 class Result(NamedTuple):
@@ -47,21 +52,45 @@ def conform(
     seed: int = 0,
     shrink: bool = True,
     only: str | None = None,
+    vectors: Iterable[Vector] = (),
 ) -> list[Result]:
     """Every check of one op, or `only` the one of that name.
 
-    `cases`: of each; `seed`: another gives other cases; `shrink`: make failing ones small.
+    `cases`: of each; `seed`: another gives other cases; `shrink`: make failing ones small;
+    `vectors`: golden ones, of which this op's are run, too.
     """
     effort = _Effort(cases, seed, shrink)
     judged = _search(FIRST, row, implementation, effort, _judge)
-    checks = {name: _related(v, judged) for name, v in VARIANTS.get(row.name, {}).items()}
+    variants = {**VARIANTS, **FORMAT_VARIANTS}.get(row.name, {})
+    checks = {name: _related(variant, judged) for name, variant in variants.items()}
     checks["every input matters"] = _matters
     others = [
         _search(name, row, implementation, effort, check)
         for name, check in checks.items()
         if only in (None, name)
     ]
-    return [judged, *others]
+    golden = _golden(row, implementation, vectors) if only in (None, GOLDEN) else []
+    return [judged, *golden, *others]
+
+
+def _golden(
+    row: Contract, implementation: Implementation, vectors: Iterable[Vector]
+) -> list[Result]:
+    """The op's golden vectors, up to the first that fails; nothing where there are none."""
+    tried = 0
+    for vector in of_op(row.name, vectors):
+        tried += 1
+        try:
+            says = run_vector(vector, implementation)
+        except TinymoeError:
+            raise
+        except Exception as error:
+            says = f"raised {type(error).__name__}: {error}"
+        if says is not None:
+            case = dict(vector.given)
+            names = looks_like(row, implementation, case)
+            return [Result(GOLDEN, "FAIL", tried, f"{vector.name}: {says}", case, names)]
+    return [Result(GOLDEN, "pass", tried, "", None, ())] if tried else []
 
 
 class _Effort(NamedTuple):
@@ -169,10 +198,10 @@ def _related(variant: Variant, judged: Result) -> Check:
 
 def _matters(row: Contract, implementation: Implementation, case: Case) -> None:
     """Where another value of an input changes the right answer, it changes theirs as well."""
-    if any(not np.isfinite(case[name]).all() for name in float_inputs(case)):
+    if any(not np.isfinite(case[name]).all() for name in array_inputs(case)):
         return
-    for name in float_inputs(case):
-        other = {**case, name: np.ascontiguousarray(case[name][..., ::-1] * 2 + 1)}
+    for name in array_inputs(case):
+        other = {**case, name: another(case[name])}
         try:
             right, moved = row.definition(**case), row.definition(**other)
         except Exception:  # the changed input means nothing: no question to ask

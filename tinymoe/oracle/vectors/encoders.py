@@ -8,6 +8,7 @@ import numpy as np
 
 from tinymoe.core import Array, QuantTensor
 from tinymoe.formats import e2m1, e4m3, e8m0, fp8, mxfp4, nvfp4
+from tinymoe.formats.activations import quantize_nvfp4
 from tinymoe.formats.conventions import FP8, MXFP4, NVFP4
 from tinymoe.formats.e2m1 import MIDPOINTS, RULES
 from tinymoe.oracle.vectors.vector import Vector
@@ -24,6 +25,7 @@ def encoder_vectors() -> Iterator[Vector]:
     yield _elements()
     yield _tables()
     yield _nvfp4()
+    yield _loud_activations()
     yield _mxfp4()
     yield _fp8()
 
@@ -105,6 +107,27 @@ def _nvfp4() -> Vector:
         holds="A block of zeros, one too small for an E4M3 scale, one of ties, one loud: the same "
         f"numbers in {len(made)} conventions.",
         given={"x": x},
+        expected=_bytes(made),
+        derivation=STEPS,
+        ties="by convention (encoders/e2m1)",
+    )
+
+
+def _loud_activations() -> Vector:
+    """Rows from a tenth of the calibration to fifty times as loud."""
+    rng, scale = np.random.default_rng(1), np.float32(4 / 2688)  # calibrated on an amax of 4
+    x = (rng.normal(size=(5, 64)) * [[0.1], [1], [3], [12], [200]]).astype(np.float32)
+    made = {
+        name: quantize_nvfp4(x, scale, meaning="multiplier", convention=name, source="float32")
+        for name, row in NVFP4.items()
+        if row.association == "reciprocal"
+    }
+    return Vector(
+        name="encoders/nvfp4-activations",
+        op="encode_nvfp4_activations",
+        holds="Activations under a static input_scale, some far beyond its calibration: block "
+        "scales stop at 448 and codes at 6, with no word from the kernel (imp#1544).",
+        given={"x": x, "input_scale": scale},
         expected=_bytes(made),
         derivation=STEPS,
         ties="by convention (encoders/e2m1)",

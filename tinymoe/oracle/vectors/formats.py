@@ -171,9 +171,9 @@ def _layouts() -> Vector:
     return Vector(
         name="formats/scale-tiles",
         op="scale_layout",
-        holds="A (150, 6) matrix of scales as tiles of 128x4 and of 8x4, padded with zeros "
-        "(vllm#50084, modular#6600).",
+        holds="A (150, 6) matrix of scales as tiles of 128x4 and of 8x4, padded with zeros, and "
+        "the way back (vllm#50084, modular#6600).",
         given={"scales": scales},
-        expected={"tiles_128x4": tiles_128, "tiles_8x4": tiles_8},
+        expected={"tiles_128x4": tiles_128, "tiles_8x4": tiles_8, "rows": scales},
         derivation="Each byte put where the layout's formula says; bytes, so no tolerance.",
     )

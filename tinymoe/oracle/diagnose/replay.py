@@ -1,0 +1,151 @@
+"""Parts of a forward pass, each from the engine's own input to it.
+
+A layer is two stages, attention and experts. A stage whose input the engine's trace holds begins
+there, so that what is judged is this stage and no error from before it; another one goes on with
+what came out of the stage before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from tinymoe.cache import PagedCache
+from tinymoe.core import Array, Batch, ModelConfig, Numerics, Run, Tap
+from tinymoe.model.context import Pass
+from tinymoe.model.params import MoeParams, Params
+from tinymoe.model.precision import store
+from tinymoe.model.transformer import (
+    attention,
+    begin,
+    dense_block,
+    embed,
+    logits_of,
+    moe_block,
+    times,
+)
+from tinymoe.oracle.diff.walk import Trace
+from tinymoe.oracle.mutants import Setup
+
+
+class Stage(NamedTuple):
+    """One piece of a forward pass, from one (T, H) to the next."""
+
+    kind: Literal["embed", "attention", "experts", "head"]
+    layer: int
+    source: str  # the tap that enters it
+
+
+class Narrow(NamedTuple):
+    """A model of a few of another one's layers, which `layers` numbers."""
+
+    setup: Setup
+    layers: tuple[int, ...]
+
+
+def stages(count: int) -> list[Stage]:
+    """All of a model of so many layers, in the order of execution."""
+    found = [Stage("embed", 0, "tokens")]
+    for layer in range(count):
+        before = f"layers.{layer - 1}.out" if layer else "embed"
+        found += [
+            Stage("attention", layer, before),
+            Stage("experts", layer, f"layers.{layer}.mid"),
+        ]
+    return [*found, Stage("head", count - 1, f"layers.{count - 1}.out")]
+
+
+def stage_of(tap: str, count: int) -> Stage:
+    """The stage that computes a tap."""
+    every = stages(count)
+    if tap == "embed":
+        return every[0]
+    if not tap.startswith("layers."):
+        return every[-1]
+    _, layer, part = tap.split(".", 2)
+    return every[1 + 2 * int(layer) + (not part.startswith(("attn.", "mid")))]
+
+
+def span(first: str, mine: Trace, config: ModelConfig) -> list[Stage]:
+    """The stages to run for the tap `first`: from the last input that the trace has, to the end of
+    that layer.
+    """
+    every = stages(config.num_layers)
+    here = every.index(stage_of(first, config.num_layers))
+    start = stop = here
+    while start and not whole(mine, every[start].source, config):
+        start -= 1
+    if every[here].kind == "attention":
+        stop += 1
+    return every[start : stop + 1]
+
+
+def whole(mine: Trace, source: str, config: ModelConfig) -> bool:
+    """Whether a trace has all of a stage's input, (T, H)."""
+    value = mine.get(source)
+    shape = (len(mine["tokens"]), config.hidden_size)
+    if value is None or isinstance(value, np.ma.MaskedArray) or value.shape != shape:
+        return False
+    return bool(np.isfinite(value).all())
+
+
+def narrowed(setup: Setup, found: Collection[Stage]) -> Narrow:
+    """The layers of these stages and the one before them: some wrong variants take its card."""
+    config, params, ops = setup
+    own = {stage.layer for stage in found}
+    layers = tuple(sorted(own | {(min(own) - 1) % config.num_layers}))
+    small = replace(
+        config,
+        layers=tuple(config.layers[i] for i in layers),
+        attention=tuple(config.attention[i] for i in layers),
+    )
+    few = replace(params, layers=tuple(params.layers[i] for i in layers))
+    return Narrow(Setup(small, few, ops), layers)
+
+
+def run(narrow: Narrow, found: Collection[Stage], mine: Trace, numerics: Numerics, tap: Tap) -> None:
+    """Run stages; `tap` is given every activation, under its name in the whole model."""
+    config, params, ops = narrow.setup
+    tokens = np.asarray(mine["tokens"]).astype(np.int64)
+    cache = PagedCache.for_model(config, numerics, len(tokens))
+    pages = np.array(cache.allocate(cache.pages_for(len(tokens))), np.int64)
+    positions = np.arange(len(tokens))
+    batch = Batch(tokens, positions, (Run(slice(0, len(tokens)), 0, pages),), positions)
+    this = begin(config, batch, cache, numerics, ops, tap)
+    x = np.zeros((len(tokens), config.hidden_size), numerics.dtype)
+    for stage in found:
+        if stage.kind != "embed" and whole(mine, stage.source, config):
+            x = store(mine[stage.source].astype(numerics.dtype), numerics.storage)
+        index = narrow.layers.index(stage.layer)
+        if stage.kind == "embed":
+            x = embed(params, tokens, this)
+        elif stage.kind == "head":
+            logits_of(x, params, positions, this)
+        else:
+            x = _half(x, stage, params, index, cache.layer(index), this)
+
+
+def _half(
+    x: Array,
+    stage: Stage,
+    params: Params,
+    index: int,
+    pages: tuple[Array, Array],
+    this: Pass,
+) -> Array:
+    """Attention or the experts of one layer, added to what came in: (T, H) -> (T, H)."""
+    name, layer = f"layers.{stage.layer}", params.layers[index]
+    if stage.kind == "attention":
+        added, out = attention(x, layer, index, pages, this, f"{name}.attn"), f"{name}.mid"
+    elif isinstance(layer.ffn, MoeParams):
+        added, out = moe_block(x, layer.ffn, this, name), f"{name}.out"
+    else:
+        added, out = dense_block(x, layer.ffn, this, f"{name}.mlp"), f"{name}.out"
+    numerics = this.numerics
+    factor = this.config.multipliers.residual
+    x = store(x + times(added, factor, numerics), numerics.storage)
+    this.tap(out, x)
+    return x
