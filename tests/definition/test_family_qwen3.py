@@ -130,10 +130,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "window": (without(use_sliding_window=True, sliding_window=4096), "'sliding_window' is 4096"),
     "window by half": (without("use_sliding_window", sliding_window=64), "'sliding_window' is 64"),
     "window by layer": (without(layer_types=["sliding_attention"] * 48), "layer_types"),
-    "scaled rope": (without(rope_scaling={"type": "yarn", "factor": 4.0}), "'type' is 'yarn'"),
+    "dynamic rope": (
+        without(rope_scaling={"type": "dynamic", "factor": 4.0}),
+        "'type' is 'dynamic'",
+    ),
     "scaled rope, new style": (
-        without("rope_theta", rope_parameters={"rope_theta": 1e6, "rope_type": "linear"}),
-        "'rope_type' is 'linear'",
+        without("rope_theta", rope_parameters={"rope_theta": 1e6, "rope_type": "ntk"}),
+        "'rope_type' is 'ntk'",
     ),
     "partial rope": (
         without(rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tinymoe.formats import e2m1, mxfp4, nvfp4
-from tinymoe.formats.conventions import MXFP4, NVFP4
+from tinymoe.formats import e2m1, e4m3, fp8, mxfp4, nvfp4
+from tinymoe.formats.conventions import FP8, MXFP4, NVFP4
 from tinymoe.formats.e2m1 import MIDPOINTS
 
 pytestmark = pytest.mark.definition
@@ -64,3 +64,22 @@ def test_mxfp4(convention: str) -> None:
     minus = [0 if c == 0 and convention == "deepgemm" else 8 + c for c in wanted]
     assert codes[8 : 8 + len(used)].tolist() == minus
     assert codes[16] == (6 if ceil else 7)
+
+
+@pytest.mark.parametrize("convention", FP8)
+def test_fp8(convention: str) -> None:
+    """All 126 midpoints between two neighbours up to 448: to the code that is even.
+
+    Codes 0 .. 126 of E4M3 are its values in order, so code c and c + 1 have the tie between them,
+    and the even one of the two numbers is the one with the even mantissa.
+    """
+    values = e4m3.decode(np.arange(127, dtype=np.uint8)).astype(np.float64)
+    ties = (values[:-1] + values[1:]) / 2  # exact in float32, and in BF16: 5 bits each
+    codes = [c + c % 2 for c in range(126)]
+    x = np.array([[*ties, *-ties, 448.0, -448.0]], np.float32)
+    q = fp8.encode(
+        x, convention=convention, granularity="tensor", source="bfloat16", power_of_two="no"
+    )
+    assert np.all(q.scales == 1)
+    expected = [*codes, *(128 + c for c in codes), 126, 254]
+    assert q.codes.tolist() == [expected]

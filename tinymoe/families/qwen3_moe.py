@@ -36,7 +36,7 @@ def read_config(config: dict[str, Any]) -> ModelConfig:
     _refuse_variants(fields)
     sizes = read_sizes(fields)
     layers = sparse_layers(fields)
-    card = full_attention(sizes.head_dim, read_rope(fields, sizes.head_dim, types=()))
+    card = full_attention(sizes.head_dim, read_rope(fields, sizes.head_dim))
     router = plain_router(fields, "num_experts", "num_local_experts")
     result = assemble(
         fields,

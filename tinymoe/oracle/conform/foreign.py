@@ -18,6 +18,7 @@ from tinymoe.core import Array, Permutation, Routing, TinymoeError
 from tinymoe.kernels.check_sample import Drawn
 from tinymoe.kernels.contracts import Contract
 from tinymoe.kernels.formats_ops import Packed
+from tinymoe.model.linear_attention import Carried
 
 Kind = Literal["numpy", "torch", "cupy"]
 KINDS: tuple[Kind, ...] = ("numpy", "torch", "cupy")
@@ -28,6 +29,9 @@ PARTS: Mapping[str, tuple[type, tuple[str, ...]]] = {
     "route": (Routing, ("ids", "weights")),
     "permute": (Permutation, ("order", "offsets")),
     "sample": (Drawn, ("probabilities",)),
+    "causal_conv": (Carried, ("out", "state")),
+    "gated_delta": (Carried, ("out", "state")),
+    "lightning": (Carried, ("out", "state")),
     "quantize_nvfp4": (Packed, ("codes", "scales")),
     "quantize_mxfp4": (Packed, ("codes", "scales")),
     "quantize_fp8": (Packed, ("codes", "scales")),
