@@ -6,7 +6,7 @@ implementation is one line, and the property tests then run it:
 
     register("route", "mine", my_route)
 
-Exactness classes. "exact": whole numbers and their order are equal. "exact on the exact grid":
+Exactness classes. "exact": whole numbers and bytes are equal, in order. "exact on the exact grid":
 where inputs are small multiples of a power of two, every order of sums gives the same bits and
 the check demands them; elsewhere a derived bound. "derived bound": see `bounds.py`.
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from tinymoe.core import Array
-from tinymoe.formats import bf16, nvfp4
+from tinymoe.formats import bf16, e4m3, nvfp4
 from tinymoe.formats.conventions import FP8, MXFP4, NVFP4
 from tinymoe.formats.e2m1 import MIDPOINTS
 from tinymoe.kernels.gemm_strategies import STRATEGIES as PRODUCTS
 from tinymoe.kernels.strategy_values import seeds
 
 Case = dict[str, Any]
-block_kinds = st.sampled_from(["ties", "near ties", "normal", "quiet", "zeros"])
+block_kinds = st.sampled_from(["ties", "near ties", "scaled ties", "normal", "quiet", "zeros"])
 sources = st.sampled_from(["float32", "bfloat16"])
 # What divides by a scale's own power of two, by a library's log2, is judged on BF16 values alone:
 # just above a power of two one library's log2 is not another's.
@@ -35,10 +35,19 @@ def blocks_of(rng: np.random.Generator, kind: str, shape: tuple[int, int], size:
     """(N, K) float32 in blocks of `size` along K; the first value is never zero.
 
     "ties": midpoints of E2M1 times a power of two, with 6 times it in each block, so that a scale
-    which is that power leaves ties; "near ties": a float32 to either side. "quiet": some blocks
-    down to where scales, and float32 itself, underflow. "zeros": some blocks are.
+    which is that power leaves ties; "near ties": a float32 to either side; "scaled ties": times
+    block scales of any last bits, some half way between two E4M3 values. "quiet": some blocks down
+    to where scales, and float32 itself, underflow. "zeros": some blocks are.
     """
     rows, blocks = shape
+    if kind == "scaled ties":
+        low = rng.integers(0x10, 0x7E, (rows, blocks, 1), np.uint8)
+        high = low + rng.integers(0, 2, low.shape, np.uint8)
+        scales = (e4m3.decode(low) + e4m3.decode(high)) / np.float32(2)
+        scales[0, 0] = e4m3.MAX  # so that the tensor's scale is `peak`
+        x = rng.choice([*MIDPOINTS], (rows, blocks, size)) * rng.choice([-1.0, 1.0], size)
+        x[..., -1], peak = 6, rng.uniform(1, 2) / e4m3.MAX
+        return (x * scales * peak).astype(np.float32).reshape(rows, blocks * size)
     if kind.endswith("ties"):
         x = rng.choice([0.0, 0.5, *MIDPOINTS], (rows, blocks, size))
         x[..., -1] = 6
@@ -142,7 +151,12 @@ def quantize_fp8(draw: DrawFn) -> Case:
     rng, convention = np.random.default_rng(draw(seeds)), draw(st.sampled_from(list(FP8)))
     shape, source = draw(fp8_shapes()), draw(sources)
     x = rng.standard_normal(shape).astype(np.float32)
-    kind = draw(st.sampled_from(["normal", "ties", "zeros"]))
+    kind = draw(st.sampled_from(["normal", "ties", "scaled ties", "zeros"]))
+    if kind == "scaled ties":  # half way between two values, times what is no power of two
+        low = rng.integers(0x20, 0x7E, shape, np.uint8)
+        x = (e4m3.decode(low) + e4m3.decode(low + np.uint8(1))) / np.float32(2)
+        x[:, 0] = e4m3.MAX
+        x *= np.float32(rng.uniform(1, 2))
     if kind == "ties":  # with 448 in the tensor: steps of E4M3 and what lies half way
         x = (rng.integers(-32, 33, shape) / 2).astype(np.float32)
         x[:, 0] = 448

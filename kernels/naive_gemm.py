@@ -90,7 +90,8 @@ def expert_ffn_nvfp4_w4a4(
             hidden = [gate / (1 + math.exp(-gate)) * up for gate, up in pairs]
             kept = store(np.array([hidden], numerics.dtype), numerics.storage)
             packed = quantize_nvfp4(kept, float(hidden_scales[e]), "kernel", "float32")
-            rows.append(gemm_nvfp4_w4a4(*packed, *down_weight, numerics))
+            codes, scales = packed
+            rows.append(gemm_nvfp4_w4a4(codes, scales, *down_weight, numerics))
     return np.concatenate(rows)
 
 

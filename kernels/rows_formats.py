@@ -18,10 +18,14 @@ from tinymoe.kernels import (
 )
 from tinymoe.kernels.contract import Contract
 
-W4A16 = "x times the values that codes and scales stand for, in any order, the tensor scale "
-W4A16 += "wherever it is applied; then one rounding to storage"
-W4A4 = "code products times both block scales, summed in any order, times alpha; then one rounding "
-W4A4 += "to storage. The judge is the sum in whole numbers"
+W4A16 = (
+    "x times the values that codes and scales stand for, in any order, the tensor scale wherever "
+    "it is applied; then one rounding to storage"
+)
+W4A4 = (
+    "code products times both block scales, summed in any order, times alpha; then one rounding "
+    "to storage. The judge is the sum in whole numbers"
+)
 
 
 def _bytes(name: str, signature: str, promise: str, naive: Callable[..., Any]) -> Contract:

@@ -95,11 +95,14 @@ def test_the_check_can_be_failed(name: str, good: str, bad: str, tmp_path: Path)
 def test_the_gallery_builds_without_a_warning(tmp_path: Path) -> None:
     # Broken headings and links, without running the pages again.
     pytest.importorskip("sphinx_gallery", reason="the gallery needs the extra `docs`")
+    source, site = tmp_path / "tutorials", tmp_path / "html"
+    source.mkdir()
     for file in (*FOLDER.glob("*.py"), *FOLDER.glob("*.rst")):
-        shutil.copy(file, tmp_path)
+        shutil.copy(file, source)
+    shutil.copytree(FOLDER / "bugs", source / "bugs", ignore=shutil.ignore_patterns("__*"))
+    (tmp_path / "tests").symlink_to(FOLDER.parent / "tests")  # pages show files of the tests
     command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "-D", "plot_gallery=0"]
-    done = subprocess.run(
-        [*command, str(tmp_path), str(tmp_path / "html")], capture_output=True, text=True
-    )
+    done = subprocess.run([*command, str(source), str(site)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "html" / "gallery" / f"{PAGES[0].stem}.html").is_file()
+    assert (site / "gallery" / f"{PAGES[0].stem}.html").is_file()
+    assert (site / "gallery" / "bugs" / "plot_router.html").is_file()

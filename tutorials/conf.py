@@ -8,7 +8,7 @@ warnings.filterwarnings("ignore", "FigureCanvasAgg is non-interactive")  # `plt.
 
 project = "tinymoe"
 extensions = ["sphinx_gallery.gen_gallery"]
-exclude_patterns = ["html", "README.rst"]
+exclude_patterns = ["html", "README.rst", "bugs"]
 html_theme = "alabaster"
 html_theme_options = {"page_width": "1000px", "font_size": "16px", "code_font_size": "0.85em"}
 html_copy_source = False
@@ -17,7 +17,7 @@ highlight_language = "python3"
 sphinx_gallery_conf = {
     "examples_dirs": ".",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"plot_\d\d_",
+    "filename_pattern": r"plot_",
     "ignore_pattern": r"conf\.py",
     "copyfile_regex": "^$",  # nothing; by default index.rst would be taken for the gallery's own
     "within_subsection_order": "FileNameSortKey",

@@ -192,6 +192,16 @@ def test_a_prompt_cut_in_two_is_tried():
     assert verdict("attention_prefill", prefill, only, cases=100).verdict == "FAIL"
 
 
+def test_a_recurrence_that_forgets_where_it_began_is_caught():
+    """Right for a whole prompt, which begins from zeros; wrong for its second chunk."""
+
+    def lightning(state, **case):
+        return DEFINITION.lightning(state=state * 0, **case)
+
+    only = "a prompt cut in two: its second part"
+    assert verdict("lightning", lightning, only).verdict == "FAIL"
+
+
 def test_an_input_that_is_never_read_is_caught():
     """flashinfer#3423: a bias that was accepted and never used."""
 

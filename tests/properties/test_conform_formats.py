@@ -6,13 +6,20 @@ op that reads or writes such bytes, and called by its name.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from tests.properties.test_conform import FIRST, verdict, verdicts
+from tests.properties.test_format_op_checks import not_requantised
+from tinymoe.core import NUMERICS
+from tinymoe.formats.conventions import NVFP4
 from tinymoe.formats.scale_layout import swizzle_128x4
 from tinymoe.kernels import formats_ops
 from tinymoe.kernels.contracts import contract
+from tinymoe.model.experts import swiglu
+from tinymoe.model.precision import store
 
 pytestmark = pytest.mark.properties
 
@@ -71,6 +78,12 @@ BUGS = {
     "gemm_nvfp4: a divisor multiplies": (  # modular#6600
         reads("gemm_nvfp4", tensor_scale=lambda s: 1 / s), "format.global-scale-inverted"
     ),
+    "expert_ffn_nvfp4_w4a4: nibbles": (
+        reads("expert_ffn_nvfp4_w4a4", gate_up_codes=swapped), NIBBLES
+    ),
+    "expert_ffn_nvfp4_w4a4: nibbles of down": (
+        reads("expert_ffn_nvfp4_w4a4", down_codes=swapped), NIBBLES
+    ),
     "dequantize_fp8: scale_inv divides": (
         reads("dequantize_fp8", scales=lambda s: 1 / s), "format.scale-inv-as-divisor"
     ),
@@ -94,6 +107,14 @@ def test_format_bugs_are_caught_and_named(bug):
     assert result.verdict == "FAIL"
     # where two wrong readings are one on the case that failed, the other may come first
     assert name in result.resembles
+
+
+def test_an_intermediate_that_is_not_quantised_again_is_caught():
+    """Off by 0.08 of the result, which published tolerances take for rounding."""
+    op = "expert_ffn_nvfp4_w4a4"
+    assert verdict(op, not_requantised, cases=60).verdict == "FAIL"
+    found = verdict(op, reads(op, hidden_scales=lambda s: s * np.float32(0.5)), cases=60)
+    assert found.verdict == "FAIL"
 
 
 def test_zero_scales_are_caught():
@@ -162,3 +183,61 @@ def test_codes_that_are_never_read_are_caught():
     found = verdicts("gemm_nvfp4_w4a4", gemm, only="every input matters")
     assert found[FIRST].verdict == "FAIL"
     assert "'x_scales'" in found["every input matters"].says
+
+
+# ------------------------------------------------------------------------ right in another way
+
+
+def summed_backwards(x, weight, alpha, numerics):
+    """One float32 addition after the other from the end of K, alpha on every weight."""
+    terms = (x[:, None, :] * (weight * np.float32(alpha))[None]).astype(np.float32)
+    total = np.zeros(terms.shape[:2], np.float32)
+    for k in range(x.shape[1])[::-1]:
+        total += terms[..., k]
+    return store(total, numerics.storage)
+
+
+def test_other_orders_of_sums_are_right():
+    """A tolerance that only the definition's own order keeps would be no contract."""
+
+    def w4a4(x_codes, x_scales, weight_codes, weight_scales, alpha, numerics):
+        sides = ((x_codes, x_scales), (weight_codes, weight_scales))
+        x, w = (formats_ops.dequantize_nvfp4(*side, 1.0, "modelopt") for side in sides)
+        return summed_backwards(x, w, alpha, numerics)
+
+    def w4a16(x, weight_codes, weight_scales, tensor_scale, convention, numerics):
+        """As Marlin: codes times block scales, which BF16 holds, and the tensor scale at last."""
+        w = formats_ops.dequantize_nvfp4(weight_codes, weight_scales, None, "torchao_one_level")
+        meant = {"multiplier": 1, "divisor": -1, "amax": 1}[NVFP4[convention].tensor_scale]
+        factor = tensor_scale**meant / (2688 if convention == "te" else 1)
+        exact = summed_backwards(x, w, 1.0, NUMERICS["fp32"]) * np.float32(factor)
+        return store(exact, numerics.storage)
+
+    def fused(offsets, gate_up_alphas, down_alphas, numerics, **case):
+        """Sums of both products in the order of a matrix product in float32."""
+        x = formats_ops.dequantize_nvfp4(case["x_codes"], case["x_scales"], 1.0, "modelopt")
+        out = np.zeros((len(x), case["down_codes"].shape[1]), np.float32)
+        for e, (start, stop) in enumerate(pairwise(offsets.tolist())):
+            up, down = (
+                formats_ops.dequantize_nvfp4(
+                    case[f"{name}_codes"][e], case[f"{name}_scales"][e], 1.0, "modelopt"
+                )
+                for name in ("gate_up", "down")
+            )
+            first = summed_backwards(x[start:stop], up, gate_up_alphas[e], numerics)
+            hidden = swiglu(first, numerics)
+            if start < stop:
+                q = formats_ops.quantize_nvfp4(
+                    hidden, float(case["hidden_scales"][e]), "kernel", "float32"
+                )
+                h = formats_ops.dequantize_nvfp4(*q, 1.0, "modelopt")
+                out[start:stop] = summed_backwards(h, down, down_alphas[e], numerics)
+        return out
+
+    for op, function in {
+        "gemm_nvfp4_w4a4": w4a4,
+        "gemm_nvfp4": w4a16,
+        "expert_ffn_nvfp4_w4a4": fused,
+    }.items():
+        found = verdict(op, function, cases=150)
+        assert found.verdict == "pass", found.says

@@ -15,6 +15,7 @@ from tinymoe.formats.scale_layout import swizzle_8x4
 from tinymoe.kernels import formats_ops
 from tinymoe.kernels.contracts import contract
 from tinymoe.kernels.rows_formats import ROWS
+from tinymoe.model.experts import swiglu
 
 pytestmark = pytest.mark.properties
 FP32, BF16 = NUMERICS["fp32"], NUMERICS["bf16"]
@@ -53,6 +54,9 @@ THREE = np.array([0.001, 0.002, 0.003], np.float32)
 X = {"x": normal(3, 64, seed=2)}
 NV, MX = nvfp4_weight(3, 64), mxfp4_weight(3, 64)
 NVS, MXS = nvfp4_weight(3, 3, 64), mxfp4_weight(3, 3, 64)
+UP, DOWN = nvfp4_weight(3, 64, 64), nvfp4_weight(3, 5, 32)
+FFN = {n.replace("weight", "gate_up"): value for n, value in UP.items()}
+FFN |= {n.replace("weight", "down"): value for n, value in DOWN.items()}
 CASES = {
     "quantize_nvfp4": {"x": ladder(2, 64), **KERNEL, "source": "bfloat16"},
     "dequantize_nvfp4": {"codes": NV["weight_codes"], "scales": NV["weight_scales"], **MODELOPT},
@@ -83,6 +87,10 @@ CASES = {
     "gemm_mxfp4_w4a4": {**coded(MX), **MX, "numerics": FP32},
     "grouped_gemm_mxfp4": {**X, **MXS, "convention": "gpt_oss", **OFFSETS},
     "grouped_gemm_mxfp4_w4a4": {**coded(MX), **MXS, **OFFSETS},
+    "expert_ffn_nvfp4_w4a4": {
+        **coded(NV), **FFN, "gate_up_alphas": THREE / 2**16, "down_alphas": THREE,
+        "hidden_scales": np.array([700, 900, 500], np.float32), **OFFSETS,
+    },
 }  # fmt: skip
 
 
@@ -112,6 +120,24 @@ def one_up(values):
     values = values.copy()
     values.flat[np.abs(values).argmax()] *= 1 + 2.0**-7  # one step of BF16 or less
     return values
+
+
+def not_requantised(**changes):
+    """The intermediate goes into the second product as it is: 0.08 of the result."""
+    case = {**CASES["expert_ffn_nvfp4_w4a4"], **changes}
+    x, first = {name: case[name] for name in ("x_codes", "x_scales", "offsets", "numerics")}, {}
+    for new, old in (("weight_codes", "codes"), ("weight_scales", "scales"), ("alphas", "alphas")):
+        first[new] = case[f"gate_up_{old}"]
+    hidden = swiglu(formats_ops.grouped_gemm_nvfp4_w4a4(**x, **first), case["numerics"])
+    return formats_ops.grouped_gemm_nvfp4(
+        x=hidden,
+        weight_codes=case["down_codes"],
+        weight_scales=case["down_scales"],
+        tensor_scales=case["down_alphas"] * case["hidden_scales"],
+        offsets=case["offsets"],
+        convention="modelopt",
+        numerics=case["numerics"],
+    )
 
 
 SPOILED = {
@@ -207,6 +233,17 @@ SPOILED = {
     "grouped_gemm_mxfp4_w4a4: the neighbour's scales": read_as(
         "grouped_gemm_mxfp4_w4a4", weight_scales=lambda s: np.roll(s, 1, axis=0)
     ),
+    "expert_ffn_nvfp4_w4a4: the intermediate left as it is": not_requantised,
+    "expert_ffn_nvfp4_w4a4: gate and up swapped": read_as(
+        "expert_ffn_nvfp4_w4a4",
+        gate_up_codes=lambda w: np.roll(w, 32, axis=1),
+        gate_up_scales=lambda s: np.roll(s, 32, axis=1),
+    ),
+    "expert_ffn_nvfp4_w4a4: one scale of the intermediate for all": read_as(  # vllm#26135
+        "expert_ffn_nvfp4_w4a4", hidden_scales=lambda s: np.full_like(s, s[1])
+    ),
+    "expert_ffn_nvfp4_w4a4: one value": gives("expert_ffn_nvfp4_w4a4", one_up),
+    "expert_ffn_nvfp4_w4a4: an output missing": gives("expert_ffn_nvfp4_w4a4", lambda y: y[:, 1:]),
 }  # fmt: skip
 
 

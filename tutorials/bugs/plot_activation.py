@@ -2,8 +2,8 @@
 The wrong activation, or the halves exchanged
 =============================================
 
-An expert multiplies silu(gate) with up. Other families have another function there, and engines that
-were written for one run the others wrongly:
+An expert multiplies silu(gate) with up. Other families have another function there, and engines
+that were written for one run the others wrongly:
 
 * Gate and up **exchanged** or read as alternating rows (sglang#32430, Megatron-LM#6045); the order
   was part of no contract (flashinfer#5291).
@@ -47,6 +47,7 @@ for (name, curve), colour in zip(curves.items(), (BLUE, ORANGE, GREEN), strict=T
     left.plot(x, curve - np.maximum(x, 0), color=colour, label=name)
 left.set_xlabel("gate")
 left.set_ylabel("activation, minus relu")
+left.set_ylim(-0.42, 0.02)
 left.set_title("Three functions that agree from afar")
 left.legend()
 
@@ -67,8 +68,8 @@ plt.show()
 # %%
 # The check
 # ---------
-# The router is right and the experts' single answers are the first wrong tensor, in every column. Dump
-# ``moe.expert_out`` if you can: after the weighted sum the bugs look more alike.
+# The router is right and the experts' single answers are the first wrong tensor, in every column.
+# Dump ``moe.expert_out`` if you can: after the weighted sum the bugs look more alike.
 
 for name, found in wrong.items():
     report = diff(setup.params, setup.config, found, FP32)

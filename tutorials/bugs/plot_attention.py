@@ -34,10 +34,10 @@ def run(setup: Setup) -> dict[str, np.ndarray]:
 # %%
 # Where the error is says what the bug is. Four heads of 8 columns on two key heads, a window of 4:
 #
-# * heads read the wrong keys: whole heads, from the second token on;
-# * a window that is one too wide: all heads, from the fifth token on, where it begins to matter;
-# * a factor on the angles lost: every token, also the first; rope turned by other angles: from the
-#   second on, as position 0 does not turn.
+# * heads that read other heads' keys: whole heads from the first token on, the others untouched;
+# * a window that is one too wide: all is right up to the token at which the window is full;
+# * positions that turn the wrong way: all heads, but never position 0, which does not turn;
+# * sinks that are lost: the first token already, whose one key shares its attention with a sink.
 
 right = specimen("sinks")
 taps = run(right)
@@ -61,14 +61,14 @@ figure.colorbar(image, ax=panels, label=f"|error| of {place}")
 figure.suptitle("Four bugs, four patterns")
 plt.show()
 assert starts["window.off-by-one"] == 4  # its own and three before it fit into the right window
-assert starts["sinks.lost"] == 0
+assert (starts["sinks.lost"], starts["rope.backwards"]) == (0, 1)
 
 # %%
 # The check
 # ---------
-# ``diff`` names ``attn.q`` or ``attn.k`` for positions and norms, and ``attn.mix`` for what is seen.
-# Use a prompt longer than the window and the chunk, and read the page's pictures by token and by
-# column.
+# ``diff`` names ``attn.q`` or ``attn.k`` for positions and norms, and ``attn.mix`` for what is
+# seen. Use a prompt longer than the window and the chunk, and read the page's pictures by token and
+# by column.
 
 for name in names:
     report = diff(right.params, right.config, run(mutant(name).apply(right)), FP32)

@@ -66,8 +66,8 @@ plt.show()
 # %%
 # The check
 # ---------
-# ``moe.expert_out`` or ``moe.shared`` is the first wrong tensor; a shared expert that counts n times
-# is its right value times n.
+# ``moe.expert_out`` or ``moe.shared`` is the first wrong tensor; a shared expert that counts n
+# times is its right value times n.
 
 for name in names:
     report = diff(right.params, right.config, run(mutant(name).apply(right)), FP32)

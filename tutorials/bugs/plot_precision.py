@@ -5,18 +5,21 @@ Too few digits where experts are chosen
 Which experts a token meets hangs on the order of scores, and scores can be close. A router that
 keeps them in bfloat16 decides otherwise for a few tokens in every layer, a different few each time:
 
-* The router's product was stored as bfloat16: drafts were accepted less often and a coding benchmark
-  lost 12 points, while the experts of single layers had looked identical (sglang#29783, sglang#38695).
+* The router's product was stored as bfloat16: drafts were accepted less often and a coding
+  benchmark lost 12 points, while the experts of single layers had looked identical (sglang#29783,
+  sglang#38695).
 * The **selection bias** was cast: 238 values in a narrow band far from 0 became 8 (sglang#31213).
 * The experts' answers were **summed** in bfloat16 (vllm#15045).
-* **Ties** have no rule in ``torch.topk`` (vllm#52679); one engine broke them by adding 3e-7 times the
-  index, which moved close calls as well (sglang#31768); two ranks broke them differently (aiter#4376).
+* **Ties** have no rule in ``torch.topk`` (vllm#52679); one engine broke them by adding 3e-7 times
+  the index, which moved close calls as well (sglang#31768); two ranks broke them differently
+  (aiter#4376).
 """
+
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tinymoe.cards import RouterCard
 from tinymoe.formats.bf16 import round_to_bf16
 from tinymoe.model.router import route_logits
 from tinymoe.oracle.mutants.specimens import CONFIGS
@@ -28,9 +31,8 @@ BLUE, RED, GREY = "#0072B2", "#D55E00", "#BBBBBB"
 # first one out. Rounding the logits moves those, and those alone, whose margin is a rounding wide.
 
 E, K, T = 64, 6, 4000
-base = CONFIGS["band"].router
-fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
-card = RouterCard(**{**fields, "experts": E, "top_k": K, "selection_bias": False})
+biased = replace(CONFIGS["band"].router, experts=E, top_k=K)
+card = replace(biased, selection_bias=False)
 rng = np.random.default_rng(0)
 logits = rng.normal(0, 1.5, (T, E)).astype(np.float32)
 exact, rounded = (route_logits(x, None, card) for x in (logits, round_to_bf16(logits)))
@@ -44,7 +46,6 @@ gap = (cut[:, K - 1] - cut[:, K]) / ulp
 
 bias = rng.uniform(6.817, 7.063, E).astype(np.float32)
 print(f"{len(np.unique(bias))} biases become {len(np.unique(round_to_bf16(bias)))}")
-biased = RouterCard(**{**fields, "experts": E, "top_k": K})
 apart = (route_logits(logits, b, biased).ids for b in (bias, round_to_bf16(bias)))
 changed = float((np.sort(next(apart)) != np.sort(next(apart))).any(axis=1).mean())
 
@@ -68,9 +69,10 @@ assert gap[moved].max() <= 2  # both scores are off by half a last place at most
 # %%
 # The check
 # ---------
-# A mismatch of ids alone is no bug, and no proof of none: it needs its margin. ``diff`` prints it, in
-# last places, and calls a mismatch a *close call* only within what the stated arithmetic can move
-# the scores by. A checkpoint whose bias does not survive bfloat16 is found before anything runs.
+# A mismatch of ids alone is no bug, and no proof of none: it needs its margin. ``diff`` prints it,
+# in last places, and calls a mismatch a *close call* only within what the stated arithmetic can
+# move the scores by. A checkpoint whose bias does not survive bfloat16 is found before anything
+# runs.
 #
 # .. code-block:: shell
 #

@@ -2,11 +2,11 @@
 The sampler draws from another distribution
 ===========================================
 
-Logits right, text wrong: what is between them has an order, and engines differ in it by intent and by
-mistake.
+Logits right, text wrong: what is between them has an order, and engines differ in it by intent and
+by mistake.
 
-* top-p was measured on **all** tokens in place of those that top-k left (flashinfer#2320); ids out of
-  range were drawn (flashinfer#384).
+* top-p was measured on **all** tokens in place of those that top-k left (flashinfer#2320); ids out
+  of range were drawn (flashinfer#384).
 * Log-probabilities **before or after** temperature and penalties (vllm#9453), top-k before or after
   the softmax (vllm#718): each a meaning of its own.
 * min-p **before** top-k and top-p in vLLM, after them in transformers: both are right, under two
@@ -32,7 +32,7 @@ BLUE, RED = "#0072B2", "#D55E00"
 
 row = sampler_rows()["masks"]
 right = masked_probabilities(*row)
-names = ("sampler.top-p-of-all", "sampler.top-p-without-crossing", "sampler.temperature-last")
+names = ("sampler.top-p-of-all", "sampler.top-p-without-crossing", "sampler.temperature-multiplies")
 names += ("sampler.top-k-lost",)
 figure, panels = plt.subplots(2, 2, figsize=(9, 6), sharex=True, sharey=True)
 figure.set_layout_engine("constrained")

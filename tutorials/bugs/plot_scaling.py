@@ -7,10 +7,10 @@ experts' kernel, or the code around both. Where each believes that the other doe
 where both do it, it is squared. The text stays fluent, and worse:
 
 * Twice: vllm#24119 (a reasoning benchmark fell from 0.95 to 0.66), vllm#45037, sglang#8511.
-* Never: for one way of quantising (sglang#12738), hard-coded to 1 (flashinfer#3499), inside an ``if``
-  that asked for something else (sglang-jax#1282).
-* On one path alone: twice when two batches overlap, or one factor for experts on the GPU and another
-  on the CPU (sglang#35152).
+* Never: for one way of quantising (sglang#12738), hard-coded to 1 (flashinfer#3499), inside an
+  ``if`` that asked for something else (sglang-jax#1282).
+* On one path alone: twice when two batches overlap, or one factor for experts on the GPU and
+  another on the CPU (sglang#35152).
 """
 
 import matplotlib.pyplot as plt

@@ -16,14 +16,17 @@ from tinymoe.core import Array, QuantTensor
 from tinymoe.formats.scale_layout import unswizzle_128x4
 from tinymoe.kernels.check_formats import inputs_of, weight_of
 from tinymoe.kernels.contracts import contract
-from tinymoe.kernels.formats_ops import mxfp4_tensor, nvfp4_tensor
+from tinymoe.kernels.formats_ops import mxfp4_tensor, nvfp4_tensor, quantize_nvfp4
 from tinymoe.kernels.rows_formats import ROWS
+from tinymoe.model.experts import swiglu
+from tinymoe.model.precision import store
 from tinymoe.oracle.conform.metamorphic import Case
 from tinymoe.oracle.mutants import FORMAT_MUTANTS
 from tinymoe.oracle.mutants.mutant import FormatMutant
 from tinymoe.oracle.mutants.stored import decode
 
 OPS = frozenset(row.name for row in ROWS)
+SIDES = {"w4a16": ("weight",), "w4a4": ("weight", "x"), "ffn": ("gate_up", "down")}
 ONES = 0x22  # two E2M1 codes of 1: what is left of a value is its scale
 
 
@@ -40,7 +43,7 @@ def wrong_answers(op: str, case: Case) -> list[tuple[str, Array]]:
     """Every mutant's answer to the case, where it means something there."""
     answers = []
     for mutant in FORMAT_MUTANTS:
-        sides = ("weight", "x") if op.endswith("w4a4") else ("weight",)
+        sides = SIDES["ffn" if "ffn" in op else "w4a4" if op.endswith("w4a4") else "w4a16"]
         for side in sides:
             try:
                 with np.errstate(all="ignore"):
@@ -55,6 +58,8 @@ def wrong_answers(op: str, case: Case) -> list[tuple[str, Array]]:
 def _answer(op: str, case: Case, mutant: FormatMutant, side: str) -> Array | None:
     if "gemm" in op:
         return _product(case, mutant, side)
+    if "ffn" in op:
+        return _network(case, mutant, side)
     if "swizzle" in op:
         return _tiles(op, case, mutant) if mutant.step == "layout" else None
     if op.startswith("quantize"):
@@ -105,7 +110,8 @@ def _tiles(op: str, case: Case, mutant: FormatMutant) -> Array | None:
 def _product(case: Case, mutant: FormatMutant, side: str) -> Array | None:
     """The product with one side read wrongly, where that means something to an expert's bytes."""
     grouped, applied, parts = "offsets" in case, False, []
-    bounds = case["offsets"].tolist() if grouped else [0, len(case.get("x", case.get("x_codes")))]
+    count = len(case["x"] if "x" in case else case["x_codes"])
+    bounds = case["offsets"].tolist() if grouped else [0, count]
     for e, (start, stop) in enumerate(pairwise(bounds)):
         if start == stop:
             continue
@@ -120,3 +126,29 @@ def _product(case: Case, mutant: FormatMutant, side: str) -> Array | None:
         x = values["x"] if "x" in values else case["x"][rows].astype(np.float64)
         parts.append(x @ values["weight"].T)
     return np.concatenate(parts) if applied else None
+
+
+def _network(case: Case, mutant: FormatMutant, side: str) -> Array | None:
+    """The experts' network with one of its weights read wrongly."""
+    parts = []
+    for e, (start, stop) in enumerate(pairwise(case["offsets"].tolist())):
+        if start == stop:
+            continue
+        rows, values = slice(start, stop), {}
+        for name in SIDES["ffn"]:
+            q = nvfp4_tensor(
+                case[f"{name}_codes"][e],
+                case[f"{name}_scales"][e],
+                float(case[f"{name}_alphas"][e]),
+                "modelopt",
+            )
+            wrong = name == side and mutant.why_not((q,)) is None
+            values[name] = mutant.apply((q,))[0] if wrong else decode(q)
+        x = nvfp4_tensor(case["x_codes"][rows], case["x_scales"][rows], 1.0, "modelopt")
+        hidden = swiglu(
+            store(decode(x) @ values["gate_up"].T, case["numerics"].storage), case["numerics"]
+        )
+        packed = quantize_nvfp4(hidden, float(case["hidden_scales"][e]), "kernel", "float32")
+        again = decode(nvfp4_tensor(packed.codes, packed.scales, 1.0, "modelopt"))
+        parts.append((again @ values["down"].T).astype(np.float64))
+    return np.concatenate(parts)

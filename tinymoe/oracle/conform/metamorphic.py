@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinymoe.core import Array
+from tinymoe.kernels.contracts import contract
 
 Case = dict[str, Any]
 
@@ -29,6 +30,13 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     **{f"dequantize_{form}": ("codes", "scales") for form in ("nvfp4", "mxfp4")},
     **{f"gemm_{form}": ("x",) for form in ("nvfp4", "mxfp4")},
     **{f"gemm_{form}_w4a4": ("x_codes", "x_scales") for form in ("nvfp4", "mxfp4")},
+}
+
+# Arguments of a recurrence whose first axis is a prompt's tokens, and the one it begins from.
+CARRIED: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "causal_conv": (("x",), "before"),
+    "gated_delta": (("q", "k", "v", "log_decay", "beta"), "state"),
+    "lightning": (("q", "k", "v"), "state"),
 }
 
 
@@ -102,6 +110,22 @@ def first_chunk(case: Case) -> Related | None:
     return Related({**case, "q": case["q"][:cut]}, lambda answer: answer[:cut]) if cut else None
 
 
+def carried_on(op: str) -> Variant:
+    """A recurrence from the middle on, begun from the right state of the first half's end."""
+
+    def make(case: Case) -> Related | None:
+        tokens, begin = CARRIED[op]
+        cut = len(case[tokens[0]]) // 2
+        if not cut:
+            return None
+        first = {name: case[name][:cut] for name in tokens}
+        second = {name: case[name][cut:] for name in tokens}
+        second[begin] = contract(op).definition(**{**case, **first}).state
+        return Related({**case, **second}, lambda answer: (answer.out[cut:], answer.state))
+
+    return make
+
+
 def renumbered_ffn(case: Case) -> Related | None:
     """Experts in reverse order, their rows with them."""
     groups = [range(start, stop) for start, stop in pairwise(case["offsets"].tolist())]
@@ -169,6 +193,7 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
         "a prompt cut in two: its second part": second_chunk,
         "a prompt cut in two: its first part": first_chunk,
     },
+    **{op: {"a prompt cut in two: its second part": carried_on(op)} for op in CARRIED},
 }
 
 

@@ -7,25 +7,26 @@ what came out of the stage before it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from tinymoe.cache import PagedCache
-from tinymoe.core import Array, Batch, ModelConfig, Numerics, Run, Tap
+from tinymoe.core import Array, AttentionCard, Batch, ModelConfig, Numerics, Run, Tap
 from tinymoe.model.context import Pass
-from tinymoe.model.params import MoeParams, Params
+from tinymoe.model.params import LayerParams, MoeParams
 from tinymoe.model.precision import store
 from tinymoe.model.transformer import (
+    added,
     attention,
     begin,
     dense_block,
     embed,
+    input_norm,
     logits_of,
     moe_block,
-    times,
 )
 from tinymoe.oracle.diff.walk import Trace
 from tinymoe.oracle.mutants import Setup
@@ -106,46 +107,54 @@ def narrowed(setup: Setup, found: Collection[Stage]) -> Narrow:
     return Narrow(Setup(small, few, ops), layers)
 
 
-def run(narrow: Narrow, found: Collection[Stage], mine: Trace, numerics: Numerics, tap: Tap) -> None:
+def run(narrow: Narrow, found: Sequence[Stage], mine: Trace, numerics: Numerics, tap: Tap) -> None:
     """Run stages; `tap` is given every activation, under its name in the whole model."""
     config, params, ops = narrow.setup
     tokens = np.asarray(mine["tokens"]).astype(np.int64)
-    cache = PagedCache.for_model(config, numerics, len(tokens))
-    pages = np.array(cache.allocate(cache.pages_for(len(tokens))), np.int64)
-    positions = np.arange(len(tokens))
-    batch = Batch(tokens, positions, (Run(slice(0, len(tokens)), 0, pages),), positions)
-    this = begin(config, batch, cache, numerics, ops, tap)
-    x = np.zeros((len(tokens), config.hidden_size), numerics.dtype)
+    count, positions = len(tokens), np.arange(len(tokens))
+    cache = PagedCache.for_model(config, numerics, count, sequences=1, batch_tokens=count)
+    runs = (Run(slice(0, count), 0, cache.take(count)),)
+    this = begin(config, Batch(tokens, positions, runs, positions), cache, numerics, ops, tap)
+    x = np.zeros((count, config.hidden_size), numerics.dtype)
     for stage in found:
         if stage.kind != "embed" and whole(mine, stage.source, config):
             x = store(mine[stage.source].astype(numerics.dtype), numerics.storage)
         index = narrow.layers.index(stage.layer)
+        own = this._replace(group=config.group_of(index))
+        layer, name = params.layers[index], f"layers.{stage.layer}"
         if stage.kind == "embed":
-            x = embed(params, tokens, this)
-        elif stage.kind == "head":
-            logits_of(x, params, positions, this)
+            x = embed(params, tokens, own)
+        elif stage.kind == "attention":
+            x = attention_half(x, layer, index, cache.layer(index), own, name)
+        elif stage.kind == "experts":
+            x = experts_half(x, layer, own, name)
         else:
-            x = _half(x, stage, params, index, cache.layer(index), this)
+            logits_of(x, params, positions, own)
 
 
-def _half(
-    x: Array,
-    stage: Stage,
-    params: Params,
-    index: int,
-    pages: tuple[Array, Array],
-    this: Pass,
+def attention_half(
+    x: Array, layer: LayerParams, index: int, pages: tuple[Array, Array], this: Pass, name: str
 ) -> Array:
-    """Attention or the experts of one layer, added to what came in: (T, H) -> (T, H)."""
-    name, layer = f"layers.{stage.layer}", params.layers[index]
-    if stage.kind == "attention":
-        added, out = attention(x, layer, index, pages, this, f"{name}.attn"), f"{name}.mid"
-    elif isinstance(layer.ffn, MoeParams):
-        added, out = moe_block(x, layer.ffn, this, name), f"{name}.out"
+    """The first half of `model.transformer.run_layer`: (T, H) -> (T, H)."""
+    past, factors = this.config.residual, None
+    if past is not None:
+        full = isinstance(this.config.attention[index], AttentionCard)
+        factors = past.full_attention if full else past.linear_attention
+    normed = input_norm(x, layer.attention, this, f"{name}.attn")
+    x = added(x, normed, attention(normed, layer, index, pages, this, f"{name}.attn"), factors, this)
+    this.tap(f"{name}.mid", x)
+    return x
+
+
+def experts_half(x: Array, layer: LayerParams, this: Pass, name: str) -> Array:
+    """The second half, experts or a dense network: (T, H) -> (T, H)."""
+    past, fed = this.config.residual, layer.ffn
+    part = "moe" if isinstance(fed, MoeParams) else "mlp"
+    normed = input_norm(x, fed, this, f"{name}.{part}")
+    if isinstance(fed, MoeParams):
+        out = moe_block(normed, fed, this, name)
     else:
-        added, out = dense_block(x, layer.ffn, this, f"{name}.mlp"), f"{name}.out"
-    numerics = this.numerics
-    factor = this.config.multipliers.residual
-    x = store(x + times(added, factor, numerics), numerics.storage)
-    this.tap(out, x)
+        out = dense_block(normed, fed, this, f"{name}.mlp")
+    x = added(x, normed, out, None if past is None else past.ffn, this)
+    this.tap(f"{name}.out", x)
     return x

@@ -27,6 +27,7 @@ from tinymoe.oracle.mutants.looking import (
     on_params,
     query_order,
     seeing,
+    values_first,
 )
 from tinymoe.oracle.mutants.mutant import (
     ModelMutant,
@@ -215,7 +216,7 @@ ATTENTION: tuple[ModelMutant, ...] = (
         "latent.values-before-keys",
         "each head's rows of the up projection are read as values, then keys",
         K,
-        on_latent(lambda p, card: replace(p, up=np.roll(p.up, -card.nope_dim, axis=1))),
+        on_latent(values_first),
         why_not=latent,
     ),
 )

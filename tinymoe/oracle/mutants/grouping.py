@@ -31,14 +31,15 @@ from tinymoe.oracle.mutants.rerouting import needs
 EXPERT_OUT, ROUTED = "layers.*.moe.expert_out", "layers.*.moe.routed"
 
 
-def halves(matrix: Any) -> Any:
-    """The gate's rows and the up projection's (..., 2I, H) or (..., 2I) exchanged."""
-    return None if matrix is None else np.roll(matrix, matrix.shape[1] // 2, axis=1)
+def halves(stack: Array) -> Array:
+    """The gate's rows and the up projection's (E, 2I, H) or (E, 2I) exchanged."""
+    return np.roll(stack, stack.shape[1] // 2, axis=1)
 
 
 def swap_gate_up(moe: MoeParams) -> MoeParams:
     """Gate for up, biases too."""
-    return replace(moe, gate_up=halves(moe.gate_up), gate_up_bias=halves(moe.gate_up_bias))
+    bias = None if moe.gate_up_bias is None else halves(moe.gate_up_bias)
+    return replace(moe, gate_up=on_values(moe.gate_up, halves), gate_up_bias=bias)
 
 
 def interleave(moe: MoeParams) -> MoeParams:
@@ -55,8 +56,12 @@ def rolled(*names: str) -> Change:
     """Those stacks of the experts' weights (E, ...) moved on by one expert."""
 
     def change(moe: MoeParams) -> MoeParams:
-        found = {name: getattr(moe, name) for name in names}
-        return replace(moe, **{n: np.roll(v, 1, axis=0) for n, v in found.items() if v is not None})
+        moved = dict[str, Any]()
+        for name in names:
+            stack = getattr(moe, name)
+            if stack is not None:
+                moved[name] = on_values(stack, lambda values: np.roll(values, 1, axis=0))
+        return replace(moe, **moved)
 
     return moe_params(change)
 

@@ -107,11 +107,17 @@ def heads_tiled(setup: Setup) -> Setup:
     return then(wrapped("attention_prefill", look), wrapped("attention_decode", look))(setup)
 
 
-def heads_of(params: AttentionParams, setup: Setup) -> tuple[Array, Array, Array]:
-    """Rows of qkv: queries', keys', values'."""
+def heads_as(
+    params: AttentionParams, setup: Setup, change: Callable[[Array, Array, Array], list[Array]]
+) -> AttentionParams:
+    """The rows of qkv (queries', keys' and values') as `change` has them."""
     d, nq, nk = setup.config.head_dim, setup.config.heads, setup.config.kv_heads
-    q, k, v = np.split(params.qkv, [nq * d, (nq + nk) * d])
-    return q, k, v
+
+    def rows(qkv: Array) -> Array:
+        q, k, v = np.split(qkv, [nq * d, (nq + nk) * d])
+        return np.concatenate(change(q, k, v))
+
+    return replace(params, qkv=on_values(params.qkv, rows))
 
 
 def on_params(change: Callable[[AttentionParams, Setup], AttentionParams]) -> Change:
@@ -131,16 +137,17 @@ def on_params(change: Callable[[AttentionParams, Setup], AttentionParams]) -> Ch
 
 def keys_for_values(params: AttentionParams, setup: Setup) -> AttentionParams:
     """The fused matrix read as queries, values, keys."""
-    q, k, v = heads_of(params, setup)
-    return replace(params, qkv=np.concatenate([q, v, k]))
+    return heads_as(params, setup, lambda q, k, v: [q, v, k])
 
 
 def dims_before_heads(params: AttentionParams, setup: Setup) -> AttentionParams:
     """Query rows read as (D, Nq) in place of (Nq, D)."""
-    q, k, v = heads_of(params, setup)
-    d = setup.config.head_dim
-    mixed = q.reshape(d, -1, q.shape[-1]).transpose(1, 0, 2).reshape(q.shape)
-    return replace(params, qkv=np.concatenate([mixed, k, v]))
+
+    def change(q: Array, k: Array, v: Array) -> list[Array]:
+        mixed = q.reshape(setup.config.head_dim, -1, q.shape[-1]).transpose(1, 0, 2)
+        return [mixed.reshape(q.shape), k, v]
+
+    return heads_as(params, setup, change)
 
 
 def norms_for_each_other(params: AttentionParams, setup: Setup) -> AttentionParams:
@@ -241,7 +248,8 @@ def twice(rope: Any, x: Array, tables: Any, card: RopeCard, numerics: Numerics) 
 
 def latent_rows(params: LatentParams, card: LatentCard) -> LatentParams:
     """The down projection's rows read as [shared key | latent vector]."""
-    return replace(params, down=np.roll(params.down, -card.rope_dim, axis=0))
+    rows = on_values(params.down, lambda down: np.roll(down, -card.rope_dim, axis=0))
+    return replace(params, down=rows)
 
 
 def on_latent(change: Callable[[LatentParams, LatentCard], LatentParams]) -> Change:
@@ -259,6 +267,12 @@ def on_latent(change: Callable[[LatentParams, LatentCard], LatentParams]) -> Cha
         return setup._replace(params=replace(setup.params, layers=tuple(layers)))
 
     return apply
+
+
+def values_first(params: LatentParams, card: LatentCard) -> LatentParams:
+    """Each head's rows of the up projection read as [value | key]."""
+    up = on_values(params.up, lambda up: np.roll(up, -card.nope_dim, axis=1))
+    return replace(params, up=up)
 
 
 def query_order(params: LatentParams, card: LatentCard) -> LatentParams:

@@ -22,6 +22,7 @@ from tinymoe.oracle.mutants.mutant import (
     first_of,
     model_mutant,
     moe_params,
+    on_values,
     unless,
     wrapped,
 )
@@ -76,16 +77,22 @@ def others_weights(original: Any, out: Array, weights: Array, *rest: Any) -> Arr
     return original(out, np.roll(weights, len(weights) // RANKS, axis=0), *rest)
 
 
-def local_ids(array: Any) -> Any:
+def local_ids(stack: Any) -> Any:
     """Expert e of the second rank read as e - E/2: the first half of a stack, twice."""
-    return None if array is None else array[np.arange(len(array)) % (len(array) // RANKS)]
+    if stack is None:
+        return None
+    first = np.arange(len(stack)) % (len(stack) // RANKS)
+    return on_values(stack, lambda values: values[first])
 
 
 def shards_exchanged(setup: Setup) -> Setup:
     """The two halves of the vocabulary gathered in the wrong order."""
     head = setup.params.head
     return setup._replace(
-        params=replace(setup.params, head=np.roll(head, len(head) // RANKS, axis=0))
+        params=replace(
+            setup.params,
+            head=on_values(head, lambda rows: np.roll(rows, len(rows) // RANKS, axis=0)),
+        )
     )
 
 

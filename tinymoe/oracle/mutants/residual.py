@@ -51,7 +51,12 @@ def scaled_shared(setup: Setup) -> Setup:
 
 def swapped(s: SharedParams) -> SharedParams:
     """Gate for up."""
-    return replace(s, gate_up=np.roll(s.gate_up, len(s.gate_up) // 2, axis=0))
+    return replace(s, gate_up=on_values(s.gate_up, halves_exchanged))
+
+
+def halves_exchanged(matrix: Array) -> Array:
+    """The second half of the rows first."""
+    return np.roll(matrix, len(matrix) // 2, axis=0)
 
 
 def exchange(layer: LayerParams) -> LayerParams:
@@ -85,9 +90,7 @@ def swap_dense(layer: LayerParams) -> LayerParams:
     fed = layer.ffn
     if not isinstance(fed, DenseParams):
         return layer
-    return replace(
-        layer, ffn=replace(fed, gate_up=np.roll(fed.gate_up, len(fed.gate_up) // 2, axis=0))
-    )
+    return replace(layer, ffn=replace(fed, gate_up=on_values(fed.gate_up, halves_exchanged)))
 
 
 def multiplier(**changes: float) -> Change:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tinymoe.oracle.vectors.attention import attention_vectors
+from tinymoe.oracle.vectors.carried import carried_vectors
 from tinymoe.oracle.vectors.check import problems
 from tinymoe.oracle.vectors.encoders import encoder_vectors
 from tinymoe.oracle.vectors.experts import expert_vectors
@@ -54,6 +55,7 @@ def made(models: bool = True) -> Iterator[Vector]:
     yield from expert_vectors()
     yield from layer_vectors()
     yield from attention_vectors()
+    yield from carried_vectors()
     yield from format_vectors()
     yield from encoder_vectors()
     yield from sampler_vectors()

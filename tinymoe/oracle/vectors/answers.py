@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from tinymoe.cards import ExpertCard, ModelConfig, RouterCard
 from tinymoe.core import Array, QuantTensor
 from tinymoe.kernels.checks import Case
-from tinymoe.model.context import Lookups, Pass
 from tinymoe.model.ops import DEFINITION
 from tinymoe.model.params import MoeParams, SharedParams
 from tinymoe.model.rope import rope_tables
@@ -18,12 +20,12 @@ from tinymoe.model.transformer import moe_block
 from tinymoe.oracle.conform.looks_like import POSITIONAL, call, setup_of
 from tinymoe.oracle.mutants import Row, Setup, Stored, Values, decode
 from tinymoe.oracle.mutants.specimen_params import specimen
+from tinymoe.oracle.mutants.specimens import CONFIGS
 from tinymoe.oracle.trace import trace
 from tinymoe.oracle.vectors.vector import Vector
 
 Answer = dict[str, Any]
 Read = Callable[[Stored], Values]
-NOBODY = Lookups(np.zeros(0, np.int64), np.zeros(0, np.int64), [], [], [])
 
 
 def case_of(vector: Vector) -> Case:
@@ -72,8 +74,8 @@ def answer(vector: Vector, setup: Setup) -> Answer:
         return _moe(vector, setup)
     case, more = case_of(vector), {}
     if vector.op == "rope":
-        card: Any = setup.config.attention[0].rope
-        case["tables"] = rope_tables(vector.given["positions"], card, case["numerics"])
+        card: Any = setup.config.attention[0]
+        case["tables"] = rope_tables(vector.given["positions"], card.rope, case["numerics"])
         more = dict(zip(("cos", "sin"), case["tables"], strict=True))
     return {**fields(vector.op, call(vector.op, setup, case)), **more}
 
@@ -108,7 +110,22 @@ def moe_setup(vector: Vector, read: Read) -> Setup:
     _, base, _ = specimen("ties")
     layer = replace(base.layers[1], ffn=moe)
     ops = replace(DEFINITION, rmsnorm=_as_is)
-    return Setup(given["config"], replace(base, layers=(layer,)), ops)
+    config = one_layer(given["router_card"], given["expert_card"], given["x"].shape[1], down)
+    return Setup(config, replace(base, layers=(layer,)), ops)
+
+
+def one_layer(router: RouterCard, experts: ExpertCard, hidden: int, down: Array) -> ModelConfig:
+    """The config of a model of that MoE layer alone."""
+    base = CONFIGS["ties"]
+    return replace(
+        base,
+        hidden_size=hidden,
+        moe_intermediate=down.shape[2],
+        layers=("moe",),
+        attention=base.attention[:1],
+        router=router,
+        experts=experts,
+    )
 
 
 def _experts(given: Mapping[str, Any], read: Read) -> tuple[Array, Array]:
@@ -129,7 +146,8 @@ def _moe(vector: Vector, setup: Setup) -> Answer:
         seen[name.rpartition(".")[2]] = np.array(value)
 
     x, numerics = vector.given["x"], vector.given["numerics"]
-    this = Pass(setup.config, NOBODY, np.arange(len(x)), {}, numerics, setup.ops, tap)
+    # all that an MoE layer asks of a `Pass`: it has no positions and no cache
+    this: Any = SimpleNamespace(config=setup.config, numerics=numerics, ops=setup.ops, tap=tap)
     fed = setup.params.layers[0].ffn
     assert isinstance(fed, MoeParams)
     seen["out"] = moe_block(x, fed, this, "layer")
@@ -148,9 +166,15 @@ def read_answer(vector: Vector, read: Read, whole: Read | None = None) -> Answer
         return {f"values.{i}": v for i, v in enumerate(read(given["stored"]))}
     x: QuantTensor = given["x"]
     a = (whole or read_all)((x,))[0].astype(np.float64)
-    weights = np.concatenate(read(given["weights"])).astype(np.float64)
-    with np.errstate(all="ignore"):
-        return {"y": a @ weights.T}
+    if vector.op == "gemm":
+        weights = np.concatenate(read(given["weights"])).astype(np.float64)
+        with np.errstate(all="ignore"):
+            return {"y": a @ weights.T}
+    parts = []
+    for w, (start, stop) in zip(given["weights"], pairwise(given["offsets"].tolist()), strict=True):
+        with np.errstate(all="ignore"):
+            parts.append(a[start:stop] @ read((w,))[0].astype(np.float64).T)
+    return {"y": np.concatenate(parts)}
 
 
 def row_of(vector: Vector) -> Row:

@@ -74,7 +74,7 @@ def _tables() -> Vector:
 def blocks(size: int) -> Array:
     """Eight blocks in two rows: plain, ties, zeros, too small for a scale, one loud number."""
     rng = np.random.default_rng(size)
-    ties = np.resize(np.array(MIDPOINTS + (6.0,)), size) * np.resize([1, -1], size)
+    ties = np.resize(np.array((*MIDPOINTS, 6.0)), size) * np.resize([1, -1], size)
     loud = np.full(size, 0.01)
     loud[3] = 2000.0
     rows = [

@@ -43,7 +43,17 @@ def expert_vectors() -> Iterator[Vector]:
     yield _linear()
     yield _exact()
     yield _smooth()
-    yield _beyond_clamps()
+    yield _beyond_clamps(
+        "beyond-clamps",
+        7.0,
+        "gpt-oss: gate and up far beyond the limit of 7 on both sides (transformers#40197), alpha "
+        "1.702, up + 1, biases on both products.",
+    )
+    yield _beyond_clamps(
+        "narrow-clamps",
+        1.0,
+        "The same with a limit of 1, so that a gate that is cut from below as well shows.",
+    )
 
 
 def _permute() -> Vector:
@@ -131,7 +141,8 @@ def _exact() -> Vector:
     gate, up, down = exact_weights(rng, 5, 12, 10)
     x = exact_inputs(rng, 7, 12)
     owner = np.repeat(np.arange(5), np.diff(OFFSETS))
-    out = np.stack([exact_expert(row, gate[e], up[e], down[e]) for row, e in zip(x, owner)])
+    pairs = zip(x, owner, strict=True)
+    out = np.stack([exact_expert(row, gate[e], up[e], down[e]) for row, e in pairs])
     gate_up = np.concatenate([gate, up], axis=1)
     given: dict[str, Any] = {"x": x, "gate_up": gate_up, "down": down}
     given = {name: value.astype(np.float32) for name, value in given.items()}
@@ -187,14 +198,10 @@ def _smooth() -> Vector:
     return _bounded("experts/silu", holds, _drawn(np.random.default_rng(3), 0.7), PLAIN_SWIGLU)
 
 
-def _beyond_clamps() -> Vector:
-    rng = np.random.default_rng(4)
+def _beyond_clamps(name: str, limit: float, holds: str) -> Vector:
+    rng, card = np.random.default_rng(4), replace(CLAMPED, clamp_limit=limit)
     case = _drawn(rng, 2.5)
     case["gate_up_bias"] = rng.normal(size=(5, 16)).astype(np.float32)
     case["down_bias"] = rng.normal(size=(5, 12)).astype(np.float32)
-    case["card"] = CLAMPED
-    holds = (
-        "gpt-oss: gate and up far beyond the limit of 7 on both sides (transformers#40197), alpha "
-        "1.702, up + 1, biases on both products."
-    )
-    return _bounded("experts/beyond-clamps", holds, case, CLAMPED)
+    case["card"] = card
+    return _bounded(f"experts/{name}", holds, case, card)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,8 @@ def rounded_up(tolerance: Array) -> Array:
 
 
 def write_vectors(folder: Path, vectors: Iterable[Vector]) -> dict[str, Any]:
-    """Write all and their index; the index."""
+    """Write all and their index; the index. Vectors of an older one that are no more go."""
+    before = read_index(folder)["vectors"] if (folder / INDEX).is_file() else {}
     entries = {}
     for vector in vectors:
         card, tensors = card_of(vector)
@@ -68,6 +68,9 @@ def write_vectors(folder: Path, vectors: Iterable[Vector]) -> dict[str, Any]:
             "json": _hash(folder / f"{vector.name}.json"),
             "safetensors": _hash(data),
         }
+    for name in before.keys() - entries.keys():
+        for kind in ("json", "safetensors"):
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
     index = {"schema": SCHEMA, "vectors": entries}
     _write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
     return index
@@ -126,7 +129,7 @@ def _hash(path: Path) -> str:
 def _write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
@@ -136,4 +139,4 @@ def _write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
     with SafetensorsWriter(temporary, specs, {"format": SCHEMA}) as file:
         for name, values in tensors.items():
             file.write(name, values)
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -44,6 +44,8 @@ def format_vectors() -> Iterator[Vector]:
         nvfp4(13, "divisor", 3, rows=5),
     )
     yield _product("mxfp4", [mxfp4(14)], mxfp4(15, rows=5))
+    yield _grouped("nvfp4", [nvfp4(20 + e, "multiplier", -e) for e in range(4)])
+    yield _grouped("mxfp4", [mxfp4(24 + e) for e in range(4)])
     yield _layouts()
 
 
@@ -85,8 +87,8 @@ def mxfp4(seed: int, rows: int = 24) -> QuantTensor:
 
 def fp8(seed: int) -> QuantTensor:
     """(32, 64) in blocks of 4 x 8, which makes the scales a square; all 254 finite codes."""
-    codes = np.arange(32 * 64) * 37 % 256
-    codes = np.where(codes & 0x7F == 0x7F, 0x38, codes).astype(np.uint8).reshape(32, 64)
+    count = np.arange(32 * 64) * 37 % 256
+    codes = np.where(count & 0x7F == 0x7F, 0x38, count).astype(np.uint8).reshape(32, 64)
     place = np.add.outer(3 * np.arange(8), 5 * np.arange(8)) % 31
     return QuantTensor(
         format="fp8",
@@ -138,15 +140,8 @@ def _values(name: str, stored: list[QuantTensor]) -> Vector:
 
 def _product(name: str, weights: list[QuantTensor], x: QuantTensor) -> Vector:
     """D and y = alpha D of x with all the matrices, side by side."""
-    D, y = [], []
-    for w in weights:
-        found = exact_product(x, w)
-        D.append(found.as_float64())
-        y.append(D[-1] * float(alpha(x, w)))
-        largest = np.abs(values_of(x)) @ np.abs(values_of(w)).T / float(alpha(x, w))
-        step = np.ldexp(1.0, found.exponent)
-        lowest = np.gcd.reduce(np.abs(found.integers).ravel().astype(np.int64))
-        assert largest.max() <= 2**24 * step * float(lowest & -lowest), (name, largest.max())
+    D = [_exact(x, w) for w in weights]
+    y = [d * float(alpha(x, w)) for d, w in zip(D, weights, strict=True)]
     rows = "Two matrices with one input, each with a tensor scale of its own: " if y[1:] else ""
     return Vector(
         name=f"gemm/{name}",
@@ -155,6 +150,32 @@ def _product(name: str, weights: list[QuantTensor], x: QuantTensor) -> Vector:
         f"{x.format.upper()}: D before and y after the tensor scales.",
         given={"x": x, "weights": tuple(weights)},
         expected={"D": np.concatenate(D, axis=1), "y": np.concatenate(y, axis=1)},
+        derivation=PRODUCT,
+    )
+
+
+def _exact(x: QuantTensor, w: QuantTensor) -> Array:
+    """D (M, N), whose partial sums are all exact in float32."""
+    found = exact_product(x, w)
+    largest = np.abs(values_of(x)) @ np.abs(values_of(w)).T / float(alpha(x, w))
+    step = np.gcd.reduce(np.abs(found.integers).ravel().astype(np.int64))
+    assert largest.max() <= 2**24 * np.ldexp(float(step & -step), found.exponent)
+    return found.as_float64()
+
+
+def _grouped(name: str, weights: list[QuantTensor]) -> Vector:
+    """Rows sorted by expert; the third has none."""
+    offsets = np.array([0, 2, 3, 3, 5], np.int64)
+    x = nvfp4(30, "multiplier", -2, rows=5) if name == "nvfp4" else mxfp4(31, rows=5)
+    owner = np.repeat(np.arange(4), np.diff(offsets))
+    y = [_exact(x, weights[e])[row] * float(alpha(x, weights[e])) for row, e in enumerate(owner)]
+    return Vector(
+        name=f"gemm/grouped-{name}",
+        op="grouped_gemm",
+        holds=f"Four experts' {name.upper()} matrices, each with scales of its own; five rows in "
+        "expert order, none for the third.",
+        given={"x": x, "weights": tuple(weights), "offsets": offsets},
+        expected={"y": np.stack(y)},
         derivation=PRODUCT,
     )
 

@@ -74,11 +74,12 @@ def _format_dies(vector: Vector, mutant: FormatMutant) -> bool:
         return mutant.apply(stored) if mutant.applies(stored) else read_all(stored)
 
     given: Any = vector.given
-    if vector.op not in ("dequantize", "gemm") and "stored" not in given:
+    products = ("gemm", "grouped_gemm")
+    if vector.op not in ("dequantize", *products) and "stored" not in given:
         return False
     if wrong(vector, read_answer(vector, read), partly=True) is not None:
         return True
-    if vector.op != "gemm":
+    if vector.op not in products:
         return False
     return wrong(vector, read_answer(vector, read_all, read), partly=True) is not None
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from tinymoe.cards import ExpertCard, ModelConfig, RouterCard
-from tinymoe.core import NUMERICS, Array, QuantTensor
+from tinymoe.cards import PLAIN_SWIGLU, ExpertCard, RouterCard
+from tinymoe.core import NUMERICS, Array
 from tinymoe.kernels.bounds import sums_exactly
-from tinymoe.oracle.mutants.specimens import CONFIGS
 from tinymoe.oracle.vectors.experts import EXACT, exact_expert, exact_inputs, exact_weights
 from tinymoe.oracle.vectors.quantised_layers import quantised_weights
 from tinymoe.oracle.vectors.router_cards import CARDS
@@ -32,33 +31,18 @@ TIES = "equal weights: rows by ascending id"
 def layer_vectors() -> Iterator[Vector]:
     """All of them."""
     plain = replace(CARDS["mixtral"], scale=2.5)
-    shared = replace(CONFIGS["ties"].experts, shared="added", shared_intermediate=6)
+    shared = replace(PLAIN_SWIGLU, shared="added", shared_intermediate=6)
     yield _layer("shared", "Two of eight, scale 2.5, a shared expert added once.", plain, shared)
     gated = replace(shared, shared="gated")
     holds = "A shared expert whose own gate is 1 for some tokens and 0 for others."
     yield _layer("gated-shared", holds, plain, gated)
     loud = replace(CARDS["mixtral"], top_k=4, scale=8.0, weight_on="input")
     holds = "Four of eight, weights of 2 on the experts' inputs (vllm#16744)."
-    yield _layer("weights-on-input", holds, loud, CONFIGS["ties"].experts, FOUR)
+    yield _layer("weights-on-input", holds, loud, PLAIN_SWIGLU, FOUR)
     for kind in ("nvfp4-multiplier", "nvfp4-divisor", "mxfp4"):
         yield _quantised(kind)
     yield _ranks("two-ranks", [0, 0, 0, 0, 1, 1, 1, 1], ())
     yield _ranks("four-ranks-replicas", [0, 0, 1, 1, 2, 2, 3, 3], ((7, 0), (3, 2)))
-
-
-def config_for(hidden: int, width: int, router: RouterCard, experts: ExpertCard) -> ModelConfig:
-    """A model of one MoE layer."""
-    base = CONFIGS["ties"]
-    return replace(
-        base,
-        family="vector",
-        hidden_size=hidden,
-        moe_intermediate=width,
-        layers=("moe",),
-        attention=base.attention[:1],
-        router=router,
-        experts=experts,
-    )
 
 
 def inputs(rng: np.random.Generator, wanted: list[list[int]], hidden: int) -> Array:
@@ -123,7 +107,7 @@ def _layer(
     _check_sums(x * (router.scale / router.top_k if router.weight_on == "input" else 1), weights)
     found = outputs(x, wanted, weights, router)
     given: dict[str, Any] = {
-        "config": config_for(H, I, router, experts),
+        **{"router_card": router, "expert_card": experts},
         "x": x.astype(np.float32),
         "router": router_weight(H),
         "gate_up": np.concatenate(weights[:2], axis=1).astype(np.float32),
@@ -175,7 +159,7 @@ def _quantised(kind: str) -> Vector:
     card = replace(CARDS["mixtral"], scale=2.5)
     found = outputs(x, WANTED, weights, card)
     given: dict[str, Any] = {
-        "config": config_for(hidden, 32, card, CONFIGS["ties"].experts),
+        **{"router_card": card, "expert_card": PLAIN_SWIGLU},
         "x": x.astype(np.float32),
         "router": router_weight(hidden),
         "stored": {name: tuple(held) for name, held in stored.items()},
@@ -195,7 +179,7 @@ def _ranks(name: str, place: list[int], replicas: tuple[tuple[int, int], ...]) -
     """
     rng = np.random.default_rng(30 + len(name))
     card = CARDS["mixtral"]
-    experts = replace(CONFIGS["ties"].experts, shared="added", shared_intermediate=6)
+    experts = replace(PLAIN_SWIGLU, shared="added", shared_intermediate=6)
     x, weights = inputs(rng, WANTED, H), exact_weights(rng, E, H, I)
     _check_sums(x, weights)
     found = outputs(x, WANTED, weights, card)
@@ -209,7 +193,7 @@ def _ranks(name: str, place: list[int], replicas: tuple[tuple[int, int], ...]) -
     partial[0] += added
     assert (partial.sum(axis=0) == found["routed"] + added).all()
     given: dict[str, Any] = {
-        "config": config_for(H, I, card, experts),
+        **{"router_card": card, "expert_card": experts},
         "x": x.astype(np.float32),
         "router": router_weight(H),
         "gate_up": np.concatenate(weights[:2], axis=1).astype(np.float32),
@@ -224,6 +208,3 @@ def _ranks(name: str, place: list[int], replicas: tuple[tuple[int, int], ...]) -
         "odd tokens: each rank's sum, the shared expert once, by rank 0 (vllm#49122)."
     )
     return _vector(f"parallel/{name}", holds, given, found)
-
-
-Stored = dict[str, list[QuantTensor]]

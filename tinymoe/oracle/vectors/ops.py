@@ -18,6 +18,7 @@ from tinymoe.oracle.vectors.answers import case_of, fields
 from tinymoe.oracle.vectors.vector import Vector, wrong
 
 FP32 = NUMERICS["fp32"]
+ALONE = ("sample", "causal_conv", "gated_delta", "lightning")  # no mutant changes them in a model
 Pieces = Iterator[tuple[str, str, Case, tuple[str, ...]]]  # op, label, case, its expected fields
 
 
@@ -28,7 +29,7 @@ def of_op(op: str, vectors: Iterable[Vector]) -> list[Vector]:
 
 def as_ops(vector: Vector) -> Iterator[Vector]:
     """The vector in the words of the op table: given are an op's arguments by name."""
-    if vector.op in POSITIONAL or vector.op == "sample":
+    if vector.op in POSITIONAL or vector.op in ALONE:
         names = {"rope": ("out",)}.get(vector.op, tuple(vector.expected))
         yield _piece(vector, vector.op, "", case_of(vector), names)
     for op, label, case, names in _PIECES.get(vector.op, _none)(vector):
@@ -95,6 +96,24 @@ def _gemm(vector: Vector) -> Pieces:
     yield f"gemm_{w.format}", "", one, ("y",)
 
 
+def _grouped(vector: Vector) -> Pieces:
+    """Rows in expert order, each expert's matrix with a tensor scale of its own."""
+    x, weights = vector.given["x"], vector.given["weights"]
+    case: Case = {
+        "weight_codes": np.stack([w.codes for w in weights]),
+        "weight_scales": np.stack([w.scales for w in weights]),
+        "offsets": vector.given["offsets"],
+        "numerics": FP32,
+    }
+    both = {**case, "x_codes": x.codes, "x_scales": x.scales}
+    one: Case = {**case, "x": decode(x), "convention": weights[0].convention}
+    if x.format == "nvfp4":
+        both["alphas"] = np.array([alpha(x, w) for w in weights], np.float32)
+        one["tensor_scales"] = np.array([w.tensor_scale for w in weights], np.float32)
+    yield f"grouped_gemm_{x.format}_w4a4", "", both, ("y",)
+    yield f"grouped_gemm_{x.format}", "", one, ("y",)
+
+
 def _tiles(vector: Vector) -> Pieces:
     scales = vector.given["scales"]
     yield "swizzle_scales", "", {"scales": scales}, ("tiles_128x4",)
@@ -126,6 +145,7 @@ def _quantize(op: str) -> Callable[[Vector], Pieces]:
 _PIECES: dict[str, Callable[[Vector], Pieces]] = {
     "dequantize": _dequantize,
     "gemm": _gemm,
+    "grouped_gemm": _grouped,
     "scale_layout": _tiles,
     "encode_nvfp4": _quantize("quantize_nvfp4"),
     "encode_nvfp4_activations": _quantize("quantize_nvfp4"),

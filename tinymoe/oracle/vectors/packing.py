@@ -20,13 +20,10 @@ from tinymoe.model import params
 _TYPES: dict[str, Any] = {
     found.__name__: found
     for found in (
-        *(cards.RouterCard, cards.ExpertCard, cards.AttentionCard, cards.LatentCard),
-        *(cards.RopeCard, cards.LinearScaling, cards.Llama3Scaling, cards.YarnScaling),
-        *(cards.LongRopeScaling, cards.TemperatureCard, cards.Multipliers, cards.ModelConfig),
-        *(core.QuantTensor, core.Sampling, params.Params, params.LayerParams),
-        *(params.AttentionParams, params.LatentParams, params.MoeParams, params.DenseParams),
-        params.SharedParams,
+        *(core.QuantTensor, core.Sampling),
+        *(value for module in (cards, params) for value in vars(module).values()),
     )
+    if isinstance(found, type) and is_dataclass(found)
 }
 
 
@@ -38,7 +35,12 @@ def pack(value: Any, name: str, tensors: dict[str, Array]) -> Any:
         tensors[name] = np.asarray(value)
         return {"tensor": name}
     if is_dataclass(value):
-        held = {f.name: getattr(value, f.name) for f in fields(value)}
+        # what most have not and may leave out: a new field of that kind changes no vector
+        held = {
+            f.name: found
+            for f in fields(value)
+            if (found := getattr(value, f.name)) is not None or f.default is not None
+        }
         return {
             "is": type(value).__name__,
             **{key: pack(item, f"{name}.{key}", tensors) for key, item in held.items()},
@@ -64,7 +66,7 @@ def unpack(value: Any, tensors: Mapping[str, Array]) -> Any:
         if value["tensor"] not in tensors:
             raise TinymoeError(f"expected a tensor {value['tensor']!r} in the safetensors file")
         return tensors[value["tensor"]][()]  # of no dimensions: a number of its type
-    inside = {
+    inside: dict[Any, Any] = {
         int(key) if key.isdecimal() else key: unpack(item, tensors)
         for key, item in value.items()
         if key != "is"

@@ -45,6 +45,7 @@ def router_vectors() -> Iterator[Vector]:
     yield _close_calls()
     yield _band()
     yield _tiny_scores()
+    yield _fine_logits()
     yield _mixed_bias()
     yield _one_expert()
     yield _logit_bias()
@@ -224,6 +225,16 @@ def _tiny_scores() -> Vector:
         "(score + bias) - bias is 0, and 0 / 0 follows (vllm#47367)."
     )
     return _checked("router/tiny-scores", holds, logits, bias, card)
+
+
+def _fine_logits() -> Vector:
+    rng = np.random.default_rng(7)
+    logits = spread(rng, ROWS, 64, 2.0**-8) + np.float32(5)
+    holds = (
+        "Logits near 5 that are 2^-8 apart, of which bf16 makes eight values: kept in it, they "
+        "choose others (sglang#29783)."
+    )
+    return _checked("router/fine-logits", holds, logits, None, CARDS["hunyuan_v1_moe"])
 
 
 def _mixed_bias() -> Vector:

@@ -89,5 +89,6 @@ CARDS: Mapping[str, RouterCard] = {
         weight_on="input",
     ),
     "phimoe": _card(*(16, 2), score="identity", weight_from="sparsemixer", renormalise=False),
-    "wide": _card(512, 10),  # of no family here: as many experts as any router has
+    "minimax": _card(32, 2),
+    "qwen3_next": _card(512, 10),
 }
