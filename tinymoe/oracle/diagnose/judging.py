@@ -140,7 +140,8 @@ class Bench:
                     raise _GivenUpError
 
         try:
-            self.run(variant, self.stated, self.numerics, tap)
+            with np.errstate(all="ignore"):  # a wrong variant may well overflow
+                self.run(variant, self.stated, self.numerics, tap)
         except _GivenUpError:
             return Judged(variant, taps, whole=False)
         return Judged(variant, taps, whole=True, flips=state.flips)
@@ -160,6 +161,10 @@ class Bench:
 
     def carefully(self, variant: Variant) -> Judged:
         """By four runs, with bounds of the variant's own."""
+        with np.errstate(all="ignore"):
+            return self._carefully(variant)
+
+    def _carefully(self, variant: Variant) -> Judged:
         runs = self.careful_runs(variant) if variant else self.right
         taps, state, same = dict[str, TapError](), _State(self.mine), same_experts(runs)
         for name, exact in runs.exact.items():
