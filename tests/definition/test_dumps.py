@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.ma as ma
 import pytest
 from safetensors.numpy import save_file
 
+import tinymoe
 from tinymoe.core import TinymoeError
 from tinymoe.oracle.dumps import kind_of, presets, read_dump, read_raw
 from tinymoe.oracle.dumps.llama_cpp import read_eval_callback
@@ -112,13 +114,32 @@ def test_llama_cpp_prints_corners_and_the_rest_is_masked(tmp_path):
 def test_llama_cpp_names_become_taps_and_the_last_of_a_name_counts(tmp_path):
     ids = np.array([[3, 1], [0, 2]])
     text = eval_callback("Qcur-3", counted(2, 2, 4)) + eval_callback("Qcur-3", counted(2, 2, 4) + 1)
-    text += eval_callback("Qcur-3", counted(2, 2, 4) + 1, op="VIEW")
+    text += eval_callback("Qcur-3 (view)", counted(2, 2, 4), op="VIEW")
     text += eval_callback("ffn_moe_topk-3", ids, op="VIEW", dtype="i32")
     (tmp_path / "out.log").write_text(text)
     taps = read_dump(tmp_path / "out.log")
     assert np.array_equal(taps["layers.3.attn.q"], counted(2, 2, 4) + 1)
     assert taps["layers.3.router.ids"].dtype == np.int64
     assert np.array_equal(taps["layers.3.router.ids"], ids)
+
+
+def test_what_llama_cpp_really_printed_is_what_tinymoe_computes(tmp_path):
+    """llama-eval-callback 0.5.0-dev (llama.cpp 0c1e570), f32, on the parity case's checkpoint.
+
+    llama-eval-callback -m F32.gguf -p "hello there" -ctk f32 -ctv f32 -fa off
+    """
+    path = tmp_path / "out.txt"
+    path.write_bytes(lzma.decompress((SAMPLES / "llama_cpp_qwen3_moe.txt.xz").read_bytes()))
+    theirs = read_dump(path)
+    model = tinymoe.load(SAMPLES.parent / "parity" / "qwen3_moe")
+    ours = model.trace([258, 75, 75, 78, 260, 262])
+    assert len(theirs) == 3 + 3 * 13  # embed, final_norm, logits; and of each layer what is mapped
+    for name, value in theirs.items():
+        assert value.shape == ours[name].shape, name
+        off = np.abs(value - ours[name]).compressed().max()  # of nothing, an error
+        # Half of the last printed decimal, and what two float32 engines may differ by (1e-4, see
+        # test_parity.py).
+        assert off <= (0 if name.endswith("ids") else 0.5e-4 + 1e-4), name
 
 
 def test_llama_cpp_text_that_is_cut_or_something_else(tmp_path):
