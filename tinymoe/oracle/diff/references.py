@@ -15,11 +15,13 @@ import numpy as np
 
 from tinymoe.cards import PLAIN_SWIGLU, ExpertCard
 from tinymoe.core import NUMERICS, Array, ModelConfig, Numerics, RouterCard, Routing
+from tinymoe.formats.inputs import InputFormat
 from tinymoe.model.experts import swiglu
 from tinymoe.model.ops import DEFINITION, Ops
 from tinymoe.model.params import Params
 from tinymoe.model.precision import store
 from tinymoe.model.router import by_weight, gather, renorm, route, scale
+from tinymoe.model.weights import QuantisedInput, Weight
 from tinymoe.oracle.diff.routing import Choice
 from tinymoe.oracle.trace import trace
 
@@ -50,7 +52,7 @@ def references(
 ) -> References:
     """Run ids (T,) four times; params of any type, widened or narrowed without loss."""
     choices: dict[int, Choice] = {}
-    wide = in_dtype(params, EXACT.dtype)
+    wide = in_dtype(unquantised(params), EXACT.dtype)
     ops = replaying(DEFINITION, config, forced, choices)
     exact = trace(wide, config, ids, EXACT, ops=ops, patterns=["*"])
     chosen = {
@@ -68,6 +70,24 @@ def references(
 def moe_layers(config: ModelConfig) -> list[int]:
     """Numbers of the layers with a router."""
     return [index for index, kind in enumerate(config.layers) if kind == "moe"]
+
+
+def unquantised(value: Any) -> Any:
+    """A tree of weights whose inputs, and cached keys and values, stay as they are.
+
+    The exact run knows the weights that codes and scales stand for and no quantised activation: in
+    the numerics "checkpoint" what those cost is part of the format's own error.
+    """
+    if isinstance(value, QuantisedInput):
+        return value.values
+    if isinstance(value, InputFormat):
+        return None
+    if isinstance(value, tuple):
+        return tuple(unquantised(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {f.name: unquantised(getattr(value, f.name)) for f in fields(value)}
+        return replace(value, **changed)
+    return value
 
 
 def in_dtype(value: Any, dtype: np.dtype[Any]) -> Any:
@@ -114,11 +134,13 @@ def replaying(
 Order = Callable[[int], Sequence[int]]  # the number of terms to their order
 
 
-def summed(x: Array, weight: Array, bias: Array | None, order: Order) -> Array:
+def summed(x: Array, weight: Weight, bias: Array | None, order: Order) -> Array:
     """x (T, in) times weight (out, in) transposed, one term after the other: (T, out).
 
     A plain loop: of all ways to sum that are in use the one with the largest error.
     """
+    if isinstance(weight, QuantisedInput):
+        x, weight = weight.quantise(x), weight.values
     columns, total = np.ascontiguousarray(weight.T), np.zeros((len(x), len(weight)), x.dtype)
     for i in order(len(columns)):
         total += x[:, i, None] * columns[i]
@@ -128,11 +150,11 @@ def summed(x: Array, weight: Array, bias: Array | None, order: Order) -> Array:
 def loops(order: Order) -> Ops:
     """The definition with every matrix product summed in a loop, in the given order."""
 
-    def linear(x: Array, w: Array, numerics: Numerics, *, bias: Array | None = None) -> Array:
+    def linear(x: Array, w: Weight, numerics: Numerics, *, bias: Array | None = None) -> Array:
         return store(summed(x, w, bias, order), numerics.storage)
 
     def grouped(
-        x: Array, weights: Array, offsets: Array, numerics: Numerics, biases: Array | None
+        x: Array, weights: Weight, offsets: Array, numerics: Numerics, biases: Array | None
     ) -> Array:
         out = np.empty((len(x), weights.shape[1]), x.dtype)
         for expert, (start, stop) in enumerate(pairwise(offsets.tolist())):
@@ -143,8 +165,8 @@ def loops(order: Order) -> Ops:
 
     def expert_ffn(
         x: Array,
-        gate_up: Array,
-        down: Array,
+        gate_up: Weight,
+        down: Weight,
         offsets: Array,
         numerics: Numerics,
         *,

@@ -20,12 +20,12 @@ from tinymoe.oracle.diff.routing import (
     slots_like,
 )
 from tinymoe.oracle.diff.tensors import (
-    MULTIPLE,
     ROUNDOFF,
     Bound,
     TensorDiff,
     bound_of,
     compare,
+    multiple_of,
     wrong_shape,
 )
 
@@ -109,7 +109,7 @@ def diff(
         missing=tuple(missing),
         extra=tuple(extra),
         order=tuple(runs.exact),
-        notes=tuple(notes_on(names, given, config)),
+        notes=tuple(notes_on(names, given, config, numerics)),
     )
 
 
@@ -182,7 +182,7 @@ def moved(runs: References, name: str) -> Array:
 def bounds(runs: References, name: str, numerics: Numerics) -> Bound:
     """Of one tap."""
     emulated = [aligned(run, name, runs.exact) for run in runs.emulated]
-    found = bound_of(name, runs.exact[name], emulated, numerics.storage)
+    found = bound_of(name, runs.exact[name], emulated, numerics.storage, multiple_of(numerics))
     if name.endswith("router.margin"):  # a difference of two scores: it has both their errors
         scores = name.removesuffix("margin") + "scores"
         of_scores = bounds(runs, scores, numerics).entries
@@ -268,7 +268,9 @@ def told(flips: list[Flip]) -> str:
     return f"{count}: {'; '.join(parts)}"
 
 
-def notes_on(names: list[str], given: Mapping[int, Array], config: ModelConfig) -> Iterator[str]:
+def notes_on(
+    names: list[str], given: Mapping[int, Array], config: ModelConfig, numerics: Numerics
+) -> Iterator[str]:
     """What the reader should know of how it was judged."""
     lacking = [layer for layer in moe_layers(config) if layer not in given]
     if lacking and any(name.startswith("layers.") or name == "logits" for name in names):
@@ -276,4 +278,5 @@ def notes_on(names: list[str], given: Mapping[int, Array], config: ModelConfig) 
             f"no router.ids of layers {', '.join(map(str, lacking))}: a close call that fell the "
             "other way there would show as an error"
         )
-    yield f"bounds: {MULTIPLE:g} times the error of the stated numerics, tensor by tensor"
+    multiple = multiple_of(numerics)
+    yield f"bounds: {multiple:g} times the error of the stated numerics, tensor by tensor"
