@@ -22,9 +22,9 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.ma as ma
 
 from tinymoe.core import Array, TinymoeError
 
@@ -32,6 +32,7 @@ _HEAD = re.compile(
     r"^\s*(?:ggml_debug|common_debug_cb_eval):\s+(\S.*?) = \((\w+)\)\s+\w+\(.*\) = "
     r"\{(\d+), (\d+), (\d+), (\d+)\}\s*$"
 )
+ma: Any = np.ma  # typed in some versions of NumPy and not in others
 _PRINTED = 3  # entries at each end of an axis
 DECIMALS = 4  # so a printed value is off by up to half of 1e-4
 
@@ -60,8 +61,8 @@ def read_eval_callback(path: Path) -> dict[str, Array]:
 
 def _whole(values: Array) -> Array:
     """Masked whole numbers."""
-    mask = ma.getmaskarray(values)  # type: ignore[no-untyped-call]
-    numbers = np.where(mask, 0, ma.getdata(values)).astype(np.int64)  # type: ignore[no-untyped-call]
+    mask = ma.getmaskarray(values)
+    numbers = np.where(mask, 0, ma.getdata(values)).astype(np.int64)
     return ma.array(numbers, mask=mask)
 
 
@@ -70,7 +71,7 @@ def _widened(value: Array, tokens: int) -> Array:
     if value.ndim < 2 or len(value) != 1 or tokens == 1:
         return value
     shape = (tokens, *value.shape[1:])
-    whole: Array = ma.masked_all(shape, value.dtype)  # type: ignore[no-untyped-call]
+    whole: Array = ma.masked_all(shape, value.dtype)
     whole[-1] = value[0]
     return whole
 
@@ -103,7 +104,7 @@ def _place(name: str, shape: tuple[int, ...], numbers: list[float]) -> Array:
             f"{name!r} of shape {shape}: expected {len(places)} printed numbers, found "
             f"{len(numbers)}: the text is cut, or another program printed it"
         )
-    whole: Array = ma.masked_all(shape, np.float64)  # type: ignore[no-untyped-call]
+    whole: Array = ma.masked_all(shape, np.float64)
     for place, number in zip(places, numbers, strict=True):
         whole[place] = number
     while whole.ndim > 2 and whole.shape[0] == 1:
