@@ -23,6 +23,8 @@ from tinymoe.kernels.strategy_values import seeds
 Case = dict[str, Any]
 block_kinds = st.sampled_from(["ties", "near ties", "scaled ties", "normal", "quiet", "zeros"])
 sources = st.sampled_from(["float32", "bfloat16"])
+# Of a block's largest value: where exponents change, and next to it.
+EDGES = [0.0, 1.9999999, *(x + e * 2.0**-23 for x in (1, 1.5, 1.75) for e in (0, -1, 1, 2))]
 # What divides by a scale's own power of two, by a library's log2, is judged on BF16 values alone:
 # just above a power of two one library's log2 is not another's.
 LOG2 = tuple(name for name, row in MXFP4.items() if row.exponent.endswith("log2"))
@@ -120,7 +122,7 @@ def quantize_mxfp4(draw: DrawFn) -> Case:
     rng, convention = np.random.default_rng(draw(seeds)), draw(st.sampled_from(list(MXFP4)))
     rows, blocks = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     x = blocks_of(rng, draw(block_kinds), (rows, blocks), 32)
-    edge = draw(st.sampled_from([0.0, 1.0, 1.75, 1.5, 1.9999999]))
+    edge = draw(st.sampled_from(EDGES))
     if edge:  # the largest of the first block
         power = min(draw(st.sampled_from([-3, 0, 5, 127])), 126 if convention in LOG2 else 127)
         x[0, :32] = rng.uniform(-edge, edge, 32) * 2.0**power
@@ -150,7 +152,7 @@ def quantize_fp8(draw: DrawFn) -> Case:
     """Zero rows where the convention has a floor; whole numbers of the scale, and halves."""
     rng, convention = np.random.default_rng(draw(seeds)), draw(st.sampled_from(list(FP8)))
     shape, source = draw(fp8_shapes()), draw(sources)
-    x = rng.standard_normal(shape).astype(np.float32)
+    x: Array = rng.standard_normal(shape).astype(np.float32)
     kind = draw(st.sampled_from(["normal", "ties", "scaled ties", "zeros"]))
     if kind == "scaled ties":  # half way between two values, times what is no power of two
         low = rng.integers(0x20, 0x7E, shape, np.uint8)

@@ -54,6 +54,8 @@ def test_json_holds_the_smallest_failing_case(run, kernels):
         (["combine"], "which function"),
         (["combine", "x"], "MODULE:FUNCTION"),
         (["combine", "x.y:z"], "cannot be imported"),
+        (["combine", "my_kernels:right", "--where", "numerics"], "NAME=VALUE"),
+        (["combine", "my_kernels:right", "--where", "numerics=fp4"], "no case of combine has"),
         (["combine", "my_kernels:right", "--arrays", "lists"], "numpy, torch, cupy"),
     ],
 )

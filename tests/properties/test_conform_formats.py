@@ -13,13 +13,14 @@ import pytest
 
 from tests.properties.test_conform import FIRST, verdict, verdicts
 from tests.properties.test_format_op_checks import not_requantised
-from tinymoe.core import NUMERICS
+from tinymoe.core import NUMERICS, TinymoeError
 from tinymoe.formats.conventions import NVFP4
 from tinymoe.formats.scale_layout import swizzle_128x4
 from tinymoe.kernels import formats_ops
 from tinymoe.kernels.contracts import contract
 from tinymoe.model.experts import swiglu
 from tinymoe.model.precision import store
+from tinymoe.oracle.conform.run import conform
 
 pytestmark = pytest.mark.properties
 
@@ -121,6 +122,19 @@ def test_zero_scales_are_caught():
     """flashinfer#3398: a quantiser that wrote them at some row counts."""
     for op in ("quantize_nvfp4", "quantize_mxfp4", "quantize_fp8"):
         assert verdict(op, writes(op, lambda q: (q.codes, q.scales * 0))).verdict == "FAIL"
+
+
+def test_a_kernel_of_one_convention_is_tried_on_that_alone():
+    def quantise(x, tensor_scale, convention, source):
+        assert convention == "kernel"
+        return formats_ops.quantize_nvfp4(x, tensor_scale, "kernel", source)
+
+    row = contract("quantize_nvfp4")
+    for where, expected in (({"convention": "kernel"}, "pass"), (None, "FAIL")):
+        found = conform(row, quantise, cases=20, shrink=False, only=FIRST, where=where)
+        assert (found[0].verdict, found[0].cases > 0) == (expected, True)
+    with pytest.raises(TinymoeError, match="no case of quantize_nvfp4 has"):
+        conform(row, quantise, cases=20, where={"convention": "none such"})
 
 
 def test_a_quantiser_may_answer_by_name_or_in_order():

@@ -30,6 +30,10 @@ def conform(
     ] = "numpy",
     cases: Annotated[int, typer.Option(min=1, help="Inputs to try for each check.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Another seed tries other inputs.")] = 0,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Only such cases, as convention=ct; may repeat."),
+    ] = None,
     vectors: Annotated[
         Path | None,
         typer.Option(
@@ -64,6 +68,8 @@ def conform(
     python -m tinymoe conform route mykernels.router:route
 
     python -m tinymoe conform expert_ffn mykernels:ffn --arrays torch --cases 1000 --json
+
+    python -m tinymoe conform quantize_nvfp4 mykernels:quantise --where convention=kernel
     """
     failed = False
     with report.outcome(as_json):
@@ -85,11 +91,20 @@ def conform(
 
         golden = made(models=False) if vectors is None else read_vectors(vectors)
         foreign = Foreign(resolve(function), row, kind)
-        results = run(row, foreign, cases=cases, seed=seed, vectors=golden)
+        chosen = dict(_pair(text) for text in where or ())
+        results = run(row, foreign, cases=cases, seed=seed, vectors=golden, where=chosen)
         bad = {"FAIL", "bits"} if strict_bits else {"FAIL"}
         failed = any(result.verdict in bad for result in results)
         _show(op, function, results, failed, as_json)
     raise typer.Exit(1 if failed else 0)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """NAME=VALUE as name and value."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise TinymoeError(f"--where: expected NAME=VALUE, as convention=ct; got {text!r}")
+    return name, value
 
 
 def _list(contracts: Any, as_json: bool) -> None:

@@ -84,7 +84,7 @@ def _distance(a: Array, b: Array) -> float:
     finite = np.isfinite(a) & np.isfinite(b)
     if (np.isfinite(a) != np.isfinite(b)).any():
         return float("inf")
-    return float(np.linalg.norm((a - b)[finite]))
+    return float(np.linalg.norm(a[finite] - b[finite]))
 
 
 def _wrong_answers(op: str, case: Case) -> list[tuple[str, Array]]:

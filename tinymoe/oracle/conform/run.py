@@ -5,7 +5,7 @@ Needs hypothesis, which draws the cases and makes a failing one as small as it c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,13 +53,15 @@ def conform(
     shrink: bool = True,
     only: str | None = None,
     vectors: Iterable[Vector] = (),
+    where: Mapping[str, str] | None = None,
 ) -> list[Result]:
     """Every check of one op, or `only` the one of that name.
 
     `cases`: of each; `seed`: another gives other cases; `shrink`: make failing ones small;
-    `vectors`: golden ones, of which this op's are run, too.
+    `vectors`: golden ones, of which this op's are run, too; `where`: only cases whose arguments
+    have these values, as {"convention": "ct"} for a kernel that knows one convention.
     """
-    effort = _Effort(cases, seed, shrink)
+    effort = _Effort(cases, seed, shrink, dict(where or {}))
     judged = _search(FIRST, row, implementation, effort, _judge)
     variants = {**VARIANTS, **FORMAT_VARIANTS}.get(row.name, {})
     checks = {name: _related(variant, judged) for name, variant in variants.items()}
@@ -69,7 +71,8 @@ def conform(
         for name, check in checks.items()
         if only in (None, name)
     ]
-    golden = _golden(row, implementation, vectors) if only in (None, GOLDEN) else []
+    wanted = [v for v in of_op(row.name, vectors) if _fits(effort.where, v.given)]
+    golden = _golden(row, implementation, wanted) if only in (None, GOLDEN) else []
     return [judged, *golden, *others]
 
 
@@ -78,7 +81,7 @@ def _golden(
 ) -> list[Result]:
     """The op's golden vectors, up to the first that fails; nothing where there are none."""
     tried = 0
-    for vector in of_op(row.name, vectors):
+    for vector in vectors:
         tried += 1
         try:
             says = run_vector(vector, implementation)
@@ -97,6 +100,13 @@ class _Effort(NamedTuple):
     cases: int
     seed: int
     shrink: bool
+    where: Mapping[str, str]
+
+
+def _fits(where: Mapping[str, str], case: Mapping[str, Any]) -> bool:
+    """Whether the arguments have these values; cards and numerics go by their names."""
+    told = {name: getattr(value, "name", value) for name, value in case.items()}
+    return all(name in told and str(told[name]) == value for name, value in where.items())
 
 
 Check = Callable[[Contract, Implementation, Case], None]
@@ -136,7 +146,7 @@ def _search(
         report_multiple_bugs=False,
         verbosity=hypothesis.Verbosity.quiet,
     )
-    @hypothesis.given(case=row.inputs())
+    @hypothesis.given(case=row.inputs().filter(lambda case: _fits(effort.where, case)))
     def run(case: Case) -> None:
         nonlocal last, tried
         tried += 1
@@ -152,6 +162,11 @@ def _search(
         run()
     except (KeyboardInterrupt, TinymoeError):
         raise
+    except hypothesis.errors.Unsatisfiable as error:
+        raise TinymoeError(
+            f"where: no case of {row.name} has {dict(effort.where)}; its arguments are "
+            f"{row.signature}"
+        ) from error
     except AssertionError as error:
         names = looks_like(row, implementation, last) if check is _judge else ()
         return Result(name, "FAIL", tried, str(error), last, names)
