@@ -139,12 +139,12 @@ def _page(facts: dict[str, Any]) -> str:
                                "sequence alone"],
             ["key/value cache", f"{_bytes(kv['fp32'])} a position in float32, "
                                 f"{_bytes(kv['bf16'])} in bfloat16"],
-            ["it holds", "; ".join(map(_kept, facts["cache"]))],
+            ["", "of " + "; ".join(map(_kept, facts["cache"]))],
             ["tokenizer", "none (token ids only)" if size is None else f"{size:,} tokens"],
             ["end ids", ", ".join(map(str, facts["end_ids"])) or "none"],
             ["sampling", _pairs(facts["sampling"]) or "none given"],
         ],
-        "shape": _rows(facts["shape"]),
+        "shape": _rows({n: v for n, v in facts["shape"].items() if v not in (None, "")}),
         **{
             f"attention of {_some(kind['layers'])}": _rows(_present(kind["card"]))
             for kind in facts["attention"]
@@ -192,9 +192,14 @@ def _in_memory(sizes: dict[str, Any]) -> str:
 
 def _rows(fields: dict[str, Any]) -> list[list[str]]:
     return [
-        [name, _pairs(value) if isinstance(value, dict) else _value(value)]
+        [name, _pairs(_stated(value)) if isinstance(value, dict) else _value(value)]
         for name, value in fields.items()
     ]
+
+
+def _stated(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without what is not there at all."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _some(layers: list[int]) -> str:
