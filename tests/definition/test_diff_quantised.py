@@ -7,8 +7,8 @@ import pytest
 
 import tinymoe
 from tests.quantising import IDS, quantised
-from tinymoe.core import NUMERICS
-from tinymoe.oracle.diff import diff
+from tinymoe.core import NUMERICS, TinymoeError
+from tinymoe.oracle.diff import diff, diff_traces
 
 pytestmark = pytest.mark.definition
 CHECKPOINT = NUMERICS["checkpoint"]
@@ -42,3 +42,10 @@ def test_what_bf16_weights_give_is_told_from_what_the_checkpoint_asks_for(model)
     report = diff(bf16.params, bf16.config, mine, NUMERICS["bf16"])
     assert report.first is not None
     assert report.first.name == "layers.0.attn.q"
+
+
+def test_two_traces_alone_are_not_enough(model):
+    """Without the model nobody knows what the format costs: an error in place of a guess."""
+    mine = model.trace(IDS[:12])
+    with pytest.raises(TinymoeError, match="--model DIR"):
+        diff_traces(mine, mine, (NUMERICS["fp32"], CHECKPOINT))
