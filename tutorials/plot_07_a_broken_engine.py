@@ -22,6 +22,7 @@ import numpy as np
 
 import tinymoe
 from tinymoe.oracle.compare import first_difference
+from tinymoe.oracle.diagnose import diagnose, told
 from tinymoe.oracle.diff import diff, diff_local
 from tinymoe.oracle.diff.told import verdict
 from tinymoe.oracle.mutants import Setup, mutant
@@ -166,9 +167,16 @@ print(f"{order[-1]}: {mutant(order[-1]).says}")
 
 # %%
 # The distance is 0 because this engine shares our code. A real one has its own roundings; then the
-# right idea is the one within the bounds of ``diff``, and usually alone there. This search, over
-# all bugs that a model can have, is ``python -m tinymoe diagnose MODEL DUMP``.
-#
+# right idea is the one within the bounds of ``diff``, and usually alone there. ``diagnose`` makes
+# this search over all bugs that a model can have, and judges by those bounds. On the command line
+# it is ``python -m tinymoe diagnose MODEL DUMP``.
+
+diagnosis = diagnose(model.params, model.config, dump, model.numerics)
+print(told.verdict(diagnosis))
+fitting = [candidate.name for candidate in diagnosis.candidates if candidate.fits]
+assert order[-1] in fitting
+
+# %%
 # Check yourself
 # --------------
 # Ten engines, one function. Change it so that it is content with less: compare only the size of
@@ -233,6 +241,11 @@ axes.set_ylabel("distance of engine and model, of its size")
 axes.set_title("A bug is behind a bug: explain the first, and the second shows")
 axes.legend()
 plt.show()
+
+# %%
+# ``diagnose`` tries pairs as well, when no single bug explains a dump:
+
+print(told.verdict(diagnose(model.params, model.config, two, model.numerics)))
 
 # %%
 # What to take home: the first wrong tensor is a *place*, a mutant that gives the same numbers is a

@@ -114,7 +114,7 @@ def diff(
         from tinymoe.oracle.diff.told import as_values
 
         folder = model if model is not None else reference if reference.is_dir() else None
-        taps = _read(mine, mapping, rank, step, ids)
+        taps = read_mine(mine, mapping, rank, step, ids)
         found = _judge(reference, mine, taps, folder, numerics, replay, local)
         if html is not None:
             from tinymoe.oracle.diff.page import page
@@ -128,7 +128,7 @@ def diff(
         raise typer.Exit(DIFFERS)
 
 
-def _read(
+def read_mine(
     mine: Path, mapping: str | None, rank: int, step: int | None, ids: str | None
 ) -> dict[str, Array]:
     """The dump under the names of a trace; `tokens` as given, if the dump has none."""
@@ -158,7 +158,7 @@ def _judge(
     from tinymoe.oracle import diff as engine
     from tinymoe.oracle.dumps import read_dump
 
-    name = numerics or _stated(mine)
+    name = numerics or stated_numerics(mine)
     if name is None:
         raise TinymoeError(
             f"{mine}: does not say in what numerics it was computed; add --numerics bf16 (bfloat16 "
@@ -173,11 +173,11 @@ def _judge(
         raise TinymoeError("--local runs layers of the model: give its folder with --model DIR")
     theirs = read_dump(reference)
     return engine.diff_traces(
-        theirs, taps, (pick_numerics(_stated(reference) or name), stated), replay=replay
+        theirs, taps, (pick_numerics(stated_numerics(reference) or name), stated), replay=replay
     )
 
 
-def _stated(path: Path) -> str | None:
+def stated_numerics(path: Path) -> str | None:
     """The numerics in the metadata of a trace of tinymoe."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None

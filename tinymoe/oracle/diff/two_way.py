@@ -30,8 +30,8 @@ def diff_traces(
     """Compare two traces of the same tokens, made in the given numerics, reference first."""
     if any(n.activations == "checkpoint" for n in numerics):
         raise TinymoeError(
-            "a trace whose activations are quantised ('checkpoint') is off by what its format costs, "
-            "which a second trace does not tell: give the folder of the checkpoint with --model DIR"
+            "a trace whose activations are quantised ('checkpoint') is off by what its format "
+            "costs, which a second trace does not tell: give the checkpoint with --model DIR"
         )
     names = [name for name in reference if name in mine]
     if not set(names) - {"tokens"}:
