@@ -9,6 +9,8 @@ warnings.filterwarnings("ignore", "FigureCanvasAgg is non-interactive")  # `plt.
 project = "tinymoe"
 extensions = ["sphinx_gallery.gen_gallery"]
 exclude_patterns = ["html", "README.rst", "bugs"]
+# A second build finds the first one's copies in gallery/ and takes them for pages of one name.
+suppress_warnings = ["sphinx_gallery.duplicate_filename"]
 html_theme = "alabaster"
 html_theme_options = {"page_width": "1000px", "font_size": "16px", "code_font_size": "0.85em"}
 html_copy_source = False
