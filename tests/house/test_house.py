@@ -66,6 +66,7 @@ ORACLE_HALF = [
         "oracle.mutants",
         "oracle.vectors",
         "oracle.diff",
+        "oracle.diagnose",
         "oracle.dumps",
         "oracle.logprobs",
     ),

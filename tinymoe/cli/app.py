@@ -19,6 +19,7 @@ COMMANDS = (
     "info",
     "trace",
     "diff",
+    "diagnose",
     "mutants",
     "vectors",
     "conform",

@@ -15,10 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinymoe.core import NUMERICS, Array, Numerics, Tap
+from tinymoe.core import NUMERICS, Array, Numerics, Tap, TinymoeError
 from tinymoe.model.ops import DEFINITION
 from tinymoe.oracle.diagnose.replay import Narrow, Stage, narrowed, run
-from tinymoe.oracle.diff.references import BACKWARDS, FORWARDS, References, in_dtype
+from tinymoe.oracle.diff.references import (
+    BACKWARDS,
+    FORWARDS,
+    References,
+    in_dtype,
+    unquantised,
+)
 from tinymoe.oracle.diff.tensors import compare
 from tinymoe.oracle.diff.walk import TIE, Trace, aligned, bounds
 from tinymoe.oracle.mutants import ModelMutant, Setup
@@ -71,7 +77,7 @@ class Judged(NamedTuple):
         return [*self.taps][count] if count < len(self.taps) else None
 
     def rank(self, slack: float = 1.0) -> tuple[float, ...]:
-        """Smaller is nearer: whole, far reproduced, few flips, small where it ends, small in all."""
+        """Smaller is nearer: gone furthest, then nearest where that ends, then few flips."""
         count, taps = self.explained(slack), [*self.taps.values()]
         edge = taps[count].error if count < len(taps) else 0.0
         errors = np.minimum([found.error for found in taps], 1e150)
@@ -87,12 +93,19 @@ class Bench:
     """The stages to run, the engine's tensors, and the right model to begin from."""
 
     def __init__(
-        self, setup: Setup, mine: Trace, found: Sequence[Stage], first: str, numerics: Numerics
+        self,
+        setup: Setup,
+        mine: Trace,
+        found: Sequence[Stage],
+        first: str,
+        numerics: Numerics,
+        restarts: bool = True,
     ) -> None:
         self.mine, self.stages, self.first, self.numerics = mine, found, first, numerics
+        self.restarts = restarts  # every stage from the engine's input, or the first one alone
         own, self.layers = narrowed(setup, found)
         self.stated = own._replace(params=in_dtype(own.params, numerics.dtype))
-        self.exact = own._replace(params=in_dtype(own.params, EXACT.dtype))
+        self.exact = own._replace(params=in_dtype(unquantised(own.params), EXACT.dtype))
         self.right = self.careful_runs(())
         few = rows_of(self.right, same_experts(self.right))
         self.bounds = {
@@ -106,7 +119,7 @@ class Bench:
         setup = base
         for mutant in variant:
             setup = mutant.apply(setup)
-        run(Narrow(setup, self.layers), self.stages, self.mine, numerics, tap)
+        run(Narrow(setup, self.layers), self.stages, self.mine, numerics, tap, self.restarts)
 
     def traced(self, variant: Variant, base: Setup, numerics: Numerics) -> dict[str, Array]:
         """Every tap of a variant."""
@@ -142,7 +155,7 @@ class Bench:
         try:
             with np.errstate(all="ignore"):  # a wrong variant may well overflow
                 self.run(variant, self.stated, self.numerics, tap)
-        except _GivenUpError:
+        except (_GivenUpError, TinymoeError):  # or its numbers are none that an engine could have
             return Judged(variant, taps, whole=False)
         return Judged(variant, taps, whole=True, flips=state.flips)
 
@@ -174,8 +187,12 @@ class Bench:
             if engine.shape != exact.shape:
                 taps[name] = TapError(np.inf, np.inf)
             elif name.endswith("router.ids"):
-                close = close_calls(runs, name)
-                taps[name] = state.routed(others(engine, exact), close)
+                wrong = others(engine, exact)
+                for emulated in runs.emulated:
+                    wrong = wrong & others(engine, emulated[name])
+                scores = self.mine.get(f"{name.removesuffix('ids')}scores")
+                taps[name] = state.routed(wrong, close_calls(runs, name, scores))
+                state.judged = state.judged & ~others(engine, exact)
                 state.judged = state.judged & same
             elif state.judged.any():
                 few = rows_of(runs, state.judged)
@@ -207,14 +224,25 @@ def others(engine: Array, ids: Array) -> Array:
     return differ
 
 
-def close_calls(runs: References, name: str) -> Array:
-    """Tokens (T,) whose choice the stated numerics can turn, and that are no exact tie."""
+def close_calls(runs: References, name: str, scores: Array | None) -> Array:
+    """Tokens (T,) whose choice is explained by how far some run's scores are from the engine's.
+
+    Where the engine's own scores (T, E) are not known: by how far the numerics move them. Equal
+    scores explain nothing: there is a rule for ties.
+    """
     stem = name.removesuffix("ids")
-    margin, exact = runs.exact[f"{stem}margin"], runs.exact[f"{stem}scores"]
-    errors = np.stack([run[f"{stem}scores"].astype(np.float64) - exact for run in runs.emulated])
-    moved = (errors.max(-1) - errors.min(-1)).max(0)  # (T,)
-    close: Array = (margin > 0) & (margin <= TIE * np.maximum(moved, moved.mean()))
-    return close
+    exact, margin = runs.exact[f"{stem}scores"], runs.exact[f"{stem}margin"]
+    close = np.zeros(len(exact), bool)
+    if scores is None or np.ma.isMaskedArray(scores) or scores.shape != exact.shape:
+        errors = [each[f"{stem}scores"].astype(np.float64) - exact for each in runs.emulated]
+        moved = np.max([error.max(-1) - error.min(-1) for error in errors], axis=0)  # (T,)
+        close |= margin <= TIE * np.maximum(moved, moved.mean())
+    else:
+        for each in (runs.exact, *runs.emulated):
+            apart = 2 * np.abs(each[f"{stem}scores"].astype(np.float64) - scores).max(-1)  # (T,)
+            close |= (apart > 0) & (each[f"{stem}margin"] <= apart)
+    unequal: Array = close & (margin > 0)
+    return unequal
 
 
 def same_experts(runs: References) -> Array:

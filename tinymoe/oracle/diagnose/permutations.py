@@ -23,13 +23,14 @@ def permuted(a: Array, b: Array, shape: tuple[int, ...]) -> Iterator[Moved]:
     for name, says, order in known(a.shape[1], shape[-1] if len(shape) > 2 else 0):
         yield name, says, _error(a[:, order], b)
     if len(a) >= LEAST and 1 < a.shape[1] <= MOST:
-        order = matching(a.T, b.T)
-        if order is not None:
-            yield "columns-moved", f"columns in another order, {said(order)}", _error(a[:, order], b)
+        columns = matching(a.T, b.T)
+        if columns is not None:
+            says = f"columns in another order, {said(columns)}"
+            yield "columns-moved", says, _error(a[:, columns], b)
     if a.shape[1] >= LEAST and 1 < len(a) <= MOST:
-        order = matching(a, b)
-        if order is not None:
-            yield "rows-moved", f"tokens in another order, {said(order)}", _error(a[order], b)
+        tokens = matching(a, b)
+        if tokens is not None:
+            yield "rows-moved", f"tokens in another order, {said(tokens)}", _error(a[tokens], b)
 
 
 def known(width: int, head: int) -> Iterator[tuple[str, str, Array]]:
@@ -48,7 +49,11 @@ def known(width: int, head: int) -> Iterator[tuple[str, str, Array]]:
         yield "interleaved", f"{whose} even and odd columns are read as halves", merged
     if width % 2 == 0:
         swapped = columns.reshape(-1, 2)[:, ::-1].ravel()
-        yield "neighbours", "neighbours are exchanged, as with the four-bit halves of bytes", swapped
+        yield (
+            "neighbours",
+            "neighbours are exchanged, as with the four-bit halves of bytes",
+            swapped,
+        )
     if 0 < head < width:
         turned = columns.reshape(-1, head).T.ravel()
         yield "heads", "heads and their columns are exchanged in memory", turned

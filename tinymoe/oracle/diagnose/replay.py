@@ -7,7 +7,7 @@ what came out of the stage before it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -70,18 +70,23 @@ def stage_of(tap: str, count: int) -> Stage:
     return every[1 + 2 * int(layer) + (not part.startswith(("attn.", "mid")))]
 
 
-def span(first: str, mine: Trace, config: ModelConfig) -> list[Stage]:
-    """The stages to run for the tap `first`: from the last input that the trace has, to the end of
-    that layer.
+def spans(first: str, mine: Trace, config: ModelConfig) -> Iterator[tuple[list[Stage], bool]]:
+    """The stages to run for the tap `first`, to the end of its layer; whether each one restarts.
+
+    From the last input that the trace has; from the layer's own; from the tokens: what is too
+    small to be seen in one half of a layer adds up over more.
     """
     every = stages(config.num_layers)
     here = every.index(stage_of(first, config.num_layers))
-    start = stop = here
-    while start and not whole(mine, every[start].source, config):
-        start -= 1
-    if every[here].kind == "attention":
-        stop += 1
-    return every[start : stop + 1]
+    stop = here + (every[here].kind == "attention")
+    starts = [here, here - (every[here].kind == "experts")]
+    for place, start in enumerate(starts):
+        while start and not whole(mine, every[start].source, config):
+            start -= 1
+        starts[place] = start
+    yield every[starts[0] : stop + 1], True
+    for start in dict.fromkeys((starts[1], 0)):
+        yield every[start : stop + 1], False
 
 
 def whole(mine: Trace, source: str, config: ModelConfig) -> bool:
@@ -107,8 +112,18 @@ def narrowed(setup: Setup, found: Collection[Stage]) -> Narrow:
     return Narrow(Setup(small, few, ops), layers)
 
 
-def run(narrow: Narrow, found: Sequence[Stage], mine: Trace, numerics: Numerics, tap: Tap) -> None:
-    """Run stages; `tap` is given every activation, under its name in the whole model."""
+def run(
+    narrow: Narrow,
+    found: Sequence[Stage],
+    mine: Trace,
+    numerics: Numerics,
+    tap: Tap,
+    restarts: bool = True,
+) -> None:
+    """Run stages; `tap` is given every activation, under its name in the whole model.
+
+    `restarts` False: only the first stage begins from the engine's own input.
+    """
     config, params, ops = narrow.setup
     tokens = np.asarray(mine["tokens"]).astype(np.int64)
     count, positions = len(tokens), np.arange(len(tokens))
@@ -117,7 +132,8 @@ def run(narrow: Narrow, found: Sequence[Stage], mine: Trace, numerics: Numerics,
     this = begin(config, Batch(tokens, positions, runs, positions), cache, numerics, ops, tap)
     x = np.zeros((count, config.hidden_size), numerics.dtype)
     for stage in found:
-        if stage.kind != "embed" and whole(mine, stage.source, config):
+        begins = restarts or stage is found[0]
+        if stage.kind != "embed" and begins and whole(mine, stage.source, config):
             x = store(mine[stage.source].astype(numerics.dtype), numerics.storage)
         index = narrow.layers.index(stage.layer)
         own = this._replace(group=config.group_of(index))
@@ -141,7 +157,9 @@ def attention_half(
         full = isinstance(this.config.attention[index], AttentionCard)
         factors = past.full_attention if full else past.linear_attention
     normed = input_norm(x, layer.attention, this, f"{name}.attn")
-    x = added(x, normed, attention(normed, layer, index, pages, this, f"{name}.attn"), factors, this)
+    x = added(
+        x, normed, attention(normed, layer, index, pages, this, f"{name}.attn"), factors, this
+    )
     this.tap(f"{name}.mid", x)
     return x
 

@@ -12,7 +12,7 @@ import numpy as np
 from tinymoe.core import ModelConfig, Numerics
 from tinymoe.model.params import Params
 from tinymoe.oracle.diagnose.judging import Bench, Judged, Variant
-from tinymoe.oracle.diagnose.replay import span
+from tinymoe.oracle.diagnose.replay import spans
 from tinymoe.oracle.diagnose.signatures import Mark, hints_of, signatures
 from tinymoe.oracle.diff import Report, diff, diff_traces
 from tinymoe.oracle.diff.tensors import MULTIPLE, ROUNDOFF
@@ -52,7 +52,6 @@ class Diagnosis:
     judged: tuple[str, ...]  # the tensors that explanations are judged by
     tried: int  # how many variants
     candidates: tuple[Candidate, ...]  # best first
-    local: bool = True  # False: the tensors before and after the first wrong one were not judged
 
     @property
     def agrees(self) -> bool:
@@ -80,36 +79,50 @@ def diagnose(
     mine: Trace,
     numerics: Numerics,
     *,
+    more: Sequence[ModelMutant] = (),
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Compare an engine's trace with the model, and try what explains the first wrong tensor.
 
     `mine` and `numerics` as for `diff`. Every variant runs from the engine's own input to the half
-    of the layer that is wrong first, to the end of that layer.
+    of the layer that is wrong first, to the end of that layer; from further before, if the right
+    model explains that half. `more`: variants beside `MODEL_MUTANTS`, as the wrong readings of a
+    quantised checkpoint (`stored.format_mutants`). `progress` is called with (done, of how many).
     """
     report = diff(params, config, mine, numerics)
     if report.first is None:
         return Diagnosis(report=report, right=0.0, judged=(), tried=0, candidates=())
     first = report.first.name
-    bench = Bench(Setup(config, params), mine, span(first, mine, config), first, numerics)
-    right, reference = bench.carefully(()), bench.right.exact
-    found, tried = singles(bench, progress) if not right.fits else ([], 0)
+    bench, right = begun(Setup(config, params), mine, first, numerics)
+    reference, known = bench.right.exact, (*MODEL_MUTANTS, *more)
+    found, tried = singles(bench, known, progress) if not right.fits else ([], 0)
     if found and not found[0].fits:
-        pairs, more = in_pairs(bench, right, found, progress)
-        found, tried = found + pairs, tried + more
+        pairs, combined = in_pairs(bench, right, found, known, progress)
+        found, tried = found + pairs, tried + combined
     theirs = aligned(mine, first, reference)
     limit = bench.bounds[first].rows if first in bench.bounds else 0.0
     hints = hints_of(first, reference, config)
     marks = signatures(reference[first], theirs, max(limit, ROUNDOFF[numerics.storage]), hints)
-    candidates = [_candidate(each, first, right) for each in found] + [_marked(m, first) for m in marks]
+    candidates = [_candidate(each, first, right) for each in found] + [
+        _marked(m, first) for m in marks
+    ]
     return Diagnosis(
         report=report,
         right=right.taps[first].error,
         judged=tuple(right.taps),
         tried=tried,
         candidates=tuple(sorted(candidates, key=_order)),
-        local=not right.fits,
     )
+
+
+def begun(setup: Setup, mine: Trace, first: str, numerics: Numerics) -> tuple[Bench, Judged]:
+    """The part of the model to try variants in, as small as shows that the right one is not it."""
+    for found, restarts in spans(first, mine, setup.config):
+        bench = Bench(setup, mine, found, first, numerics, restarts)
+        right = bench.carefully(())
+        if not right.fits:
+            break
+    return bench, right
 
 
 def diagnose_traces(
@@ -133,9 +146,11 @@ def diagnose_traces(
     )
 
 
-def singles(bench: Bench, progress: Progress | None) -> tuple[list[Judged], int]:
+def singles(
+    bench: Bench, known: Sequence[ModelMutant], progress: Progress | None
+) -> tuple[list[Judged], int]:
     """Every mutant that could be it, nearest first, and how many there were."""
-    mutants = list(possible(bench))
+    mutants = list(possible(bench, known))
     quick = _quickly(bench, [(mutant,) for mutant in mutants], progress)
     unchanged = bench.quickly(())
     changing = [each for each in quick if each.taps != unchanged.taps]
@@ -143,10 +158,14 @@ def singles(bench: Bench, progress: Progress | None) -> tuple[list[Judged], int]
 
 
 def in_pairs(
-    bench: Bench, right: Judged, found: Sequence[Judged], progress: Progress | None
+    bench: Bench,
+    right: Judged,
+    found: Sequence[Judged],
+    known: Sequence[ModelMutant],
+    progress: Progress | None,
 ) -> tuple[list[Judged], int]:
     """Two at once: the ones that go furthest with any other, and the nearest among themselves."""
-    every = [m for m in MODEL_MUTANTS if not m.equivalent and m.applies(bench.stated)]
+    every = [m for m in known if not m.equivalent and m.applies(bench.stated)]
     further = [each for each in found if each.explained() > right.explained()][:HALVES]
     variants = [
         (*each.variant, other)
@@ -162,11 +181,11 @@ def in_pairs(
     return pairs, len(variants)
 
 
-def possible(bench: Bench) -> Iterable[ModelMutant]:
+def possible(bench: Bench, known: Sequence[ModelMutant]) -> Iterable[ModelMutant]:
     """All but those that change only what comes after the first wrong tensor."""
     places = {_part(name): place for place, name in enumerate(bench.right.exact)}
     first = places[_part(bench.first)]
-    for mutant in MODEL_MUTANTS:
+    for mutant in known:
         later = places.get(_part(mutant.first_tap), -1) > first
         elsewhere = "." not in mutant.first_tap and mutant.first_tap not in places
         if not (mutant.equivalent or later or elsewhere) and mutant.applies(bench.stated):
@@ -178,9 +197,7 @@ def _part(tap: str) -> str:
     return tap.split(".", 2)[2] if tap.startswith("layers.") else tap
 
 
-def _quickly(
-    bench: Bench, variants: Sequence[Variant], progress: Progress | None
-) -> list[Judged]:
+def _quickly(bench: Bench, variants: Sequence[Variant], progress: Progress | None) -> list[Judged]:
     found = []
     for done, variant in enumerate(variants, 1):
         found.append(bench.quickly(variant))

@@ -15,9 +15,11 @@ from tinymoe.core import Array, AttentionCard, ModelConfig
 from tinymoe.formats.bf16 import round_to_bf16
 from tinymoe.oracle.diagnose.permutations import permuted
 
-BLOCKS = (16, 32, 128)  # values that share a scale: NVFP4, MXFP4, FP8
+BLOCKS = (128, 32, 16)  # values that share a scale: FP8, MXFP4, NVFP4; the widest that fits
 BETTER = 0.25  # of the plain error: a signature that explains less than that explains nothing
 RANKS = (2, 3, 4, 8, 16)
+PLACES = ("rows", "columns")  # say where it is wrong, and not how
+VARIES = 1e-3  # of factors: less is one factor
 OF_BF16 = 2.0**-9  # half of its last bit
 
 
@@ -71,16 +73,21 @@ def signatures(reference: Array, engine: Array, limit: float, hints: Hints) -> l
         return [_not_finite(a, b, limit)]
     if not np.isfinite(a).all() or not a.any():
         return []
-    plain = distance(a, b)
+    plain, numbers = distance(a, b), reference.dtype.kind == "f"
+    if not numbers:  # experts, as sets
+        a, b = np.sort(a), np.sort(b)
+        return [mark for mark in _rows(a, b, 0.0) if mark.name == "rows"]
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)  # (T, N)
     found: list[Mark] = []
     for marks in (_whole(a, b, limit), _factor(a, b, hints), _added(a, b, hints)):
         found += marks
     for marks in (_rows(a, b, limit), _columns(a, b, limit), _blocks(a, b)):
         found += marks
-    found += [Mark(*moved, fits=False) for moved in permuted(a, b, reference.shape)]
-    said = [mark._replace(fits=mark.error <= limit) for mark in found]
-    return sorted((m for m in said if m.error <= BETTER * plain), key=lambda m: (not m.fits,))
+    found += [Mark(*moved, fits=True) for moved in permuted(a, b, reference.shape)]
+    said = [mark._replace(fits=mark.fits and mark.error <= limit) for mark in found]
+    return sorted(
+        (m for m in said if m.error <= BETTER * plain), key=lambda m: (not m.fits, m.name in PLACES)
+    )
 
 
 def distance(predicted: Array, engine: Array) -> float:
@@ -97,7 +104,9 @@ def _whole(a: Array, b: Array, limit: float) -> Iterator[Mark]:
         error = distance(round_to_bf16(_narrow(a)).astype(np.float64), b)
         yield Mark("bf16", "every entry is rounded to bf16", error, True)
     if (b >= 0).all() and (a < 0).any():
-        yield Mark("absolute", "the sign is lost: these are absolute values", distance(abs(a), b), True)
+        yield Mark(
+            "absolute", "the sign is lost: these are absolute values", distance(abs(a), b), True
+        )
 
 
 def _narrow(a: Array) -> Array:
@@ -110,12 +119,18 @@ def _factor(a: Array, b: Array, hints: Hints) -> Iterator[Mark]:
     if ratio == 0:
         return
     names = [name for name, value in hints.factors.items() if _equal(ratio, value)]
-    names += [f"1 / {n}" for n, value in hints.factors.items() if value and _equal(ratio, 1 / value)]
     names += [
-        f"{n}, squared" for n, value in hints.factors.items() if value > 0 and _equal(ratio, value**2)
+        f"1 / {n}" for n, value in hints.factors.items() if value and _equal(ratio, 1 / value)
+    ]
+    names += [
+        f"{n}, squared"
+        for n, value in hints.factors.items()
+        if value > 0 and _equal(ratio, value**2)
     ]
     which = f", which is {' or '.join(dict.fromkeys(names))}" if names else ""
-    yield Mark("ratio", f"it is {ratio:.6g} times the reference{which}", distance(ratio * a, b), True)
+    yield Mark(
+        "ratio", f"it is {ratio:.6g} times the reference{which}", distance(ratio * a, b), True
+    )
 
 
 def _equal(ratio: float, value: float) -> bool:
@@ -136,12 +151,16 @@ def _rows(a: Array, b: Array, limit: float) -> Iterator[Mark]:
     """Tokens: moved by one, or one in n."""
     if len(a) < 2:
         return
-    yield Mark("shifted", "each token has the values of the token before", distance(a[:-1], b[1:]), True)
-    yield Mark("shifted", "each token has the values of the token after", distance(a[1:], b[:-1]), True)
+    yield Mark(
+        "shifted", "each token has the values of the token before", distance(a[:-1], b[1:]), True
+    )
+    yield Mark(
+        "shifted", "each token has the values of the token after", distance(a[1:], b[:-1]), True
+    )
     sizes = np.maximum(np.linalg.norm(a, axis=1), 1e-6 * np.linalg.norm(a) / len(a) ** 0.5)
     bad = np.linalg.norm(b - a, axis=1) > limit * sizes  # (T,)
     if bad.any() and not bad.all():
-        yield Mark("rows", f"{_every(bad, 'token')} wrong, the others are right", *_rest(a, b, ~bad))
+        yield from _those("rows", bad, "token", distance(a[~bad], b[~bad]))
 
 
 def _columns(a: Array, b: Array, limit: float) -> Iterator[Mark]:
@@ -149,30 +168,31 @@ def _columns(a: Array, b: Array, limit: float) -> Iterator[Mark]:
     sizes = np.maximum(np.linalg.norm(a, axis=0), 1e-3 * np.linalg.norm(a) / a.shape[1] ** 0.5)
     bad = np.linalg.norm(b - a, axis=0) > 4 * limit * sizes  # (N,)
     if bad.any() and not bad.all():
-        says = f"{_every(bad, 'column')} wrong, the others are right"
-        yield Mark("columns", says, *_rest(a.T, b.T, ~bad))
+        yield from _those("columns", bad, "column", distance(a[:, ~bad], b[:, ~bad]))
 
 
-def _rest(a: Array, b: Array, kept: Array) -> tuple[float, bool]:
-    """Distance of what is said to be right."""
-    return distance(a[kept], b[kept]), True
-
-
-def _every(bad: Array, what: str) -> str:
-    """Which of many: one, one in n from k on, a range, or how many."""
+def _those(name: str, bad: Array, what: str, error: float) -> Iterator[Mark]:
+    """Which of many are wrong: one, one in n from k on, or (which explains little) a range."""
     places = np.flatnonzero(bad)
+    rest = "wrong, the others are right"
     if len(places) == 1:
-        return f"{what} {places[0]} alone is"
+        yield Mark(name, f"{what} {places[0]} alone is {rest}", error, True)
+        return
     for n in (*range(2, 33), 64, 128):
         phases = np.unique(places % n)
-        if len(phases) < n and n <= len(bad) // 2 and len(places) == sum(
-            len(range(p, len(bad), n)) for p in phases
+        if 1 < len(phases) > n // 4:  # most are wrong: that says little
+            continue
+        if (
+            len(phases) < n
+            and n <= len(bad) // 2
+            and len(places) == sum(len(range(p, len(bad), n)) for p in phases)
         ):
             which = ", ".join(map(str, phases[:8])) + (", ..." if len(phases) > 8 else "")
-            return f"period {n}: {what}s {which} of every {n} are"
+            yield Mark(name, f"period {n}: {what}s {which} of every {n} are {rest}", error, True)
+            return
     if places[-1] - places[0] == len(places) - 1:
-        return f"{what}s {places[0]} to {places[-1]} alone are"
-    return f"{len(places)} of {len(bad)} {what}s are"
+        says = f"{what}s {places[0]} to {places[-1]} alone are {rest}"
+        yield Mark(name, says, error, False)
 
 
 def _blocks(a: Array, b: Array) -> Iterator[Mark]:
@@ -183,8 +203,11 @@ def _blocks(a: Array, b: Array) -> Iterator[Mark]:
         x, y = (v.reshape(len(a), -1, width) for v in (a, b))
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = (x * y).sum(-1, keepdims=True) / (x * x).sum(-1, keepdims=True)
+        ratios = np.nan_to_num(ratios)
+        if (ratios.max(1) - ratios.min(1)).max() <= VARIES:  # one factor for each row
+            return
         says = f"every {width} columns have a factor of their own, as with wrong block scales"
-        yield Mark(f"blocks-{width}", says, distance(np.nan_to_num(ratios) * x, y), True)
+        yield Mark(f"blocks-{width}", says, distance(ratios * x, y), True)
 
 
 def _not_finite(a: Array, b: Array, limit: float) -> Mark:
