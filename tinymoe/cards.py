@@ -252,9 +252,15 @@ class ModelConfig:
             [c.keeps if isinstance(c, AttentionCard) else ("state", 0) for c in self.attention]
         )
 
+    @property
+    def groups_by_layer(self) -> tuple[int, ...]:
+        """Number of the cache group that each layer belongs to."""
+        numbers = {i: g for g, group in enumerate(self.cache_groups) for i in group.layers}
+        return tuple(numbers[layer] for layer in range(self.num_layers))
+
     def group_of(self, layer: int) -> int:
         """Number of the cache group that a layer belongs to."""
-        return next(g for g, group in enumerate(self.cache_groups) if layer in group.layers)
+        return self.groups_by_layer[layer]
 
 
 PLAIN_SWIGLU = ExpertCard(

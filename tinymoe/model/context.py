@@ -64,14 +64,15 @@ class Lookups(NamedTuple):
     @classmethod
     def of_groups(cls, batch: Batch, config: ModelConfig, page_size: int) -> list[Lookups | None]:
         """Those of every cache group; None of one that keeps states, where nothing is looked up."""
-        if any(len(run.pages) != len(config.cache_groups) for run in batch.runs):
+        groups = config.cache_groups
+        if any(len(run.pages) != len(groups) for run in batch.runs):
             raise TinymoeError(
-                f"{config.family}: expected {len(config.cache_groups)} block tables of each run, "
+                f"{config.family}: expected {len(groups)} block tables of each run, "
                 f"one a cache group, got {[len(run.pages) for run in batch.runs]}"
             )
         return [
             None if group.kind == "state" else cls.of(batch, number, page_size)
-            for number, group in enumerate(config.cache_groups)
+            for number, group in enumerate(groups)
         ]
 
 
@@ -81,6 +82,7 @@ class Pass(NamedTuple):
     config: ModelConfig
     groups: list[Lookups | None]  # of every cache group
     group: int  # of the layer that is running
+    group_of: tuple[int, ...]  # by layer
     runs: tuple[Run, ...]
     positions: Array  # (T,)
     turns: dict[RopeCard, tuple[Array, Array]]  # cosines and sines, (T, 1, d/2) each

@@ -114,7 +114,7 @@ def carry(
     step: Callable[[slice, Array], Carried], states: Array, out: Array, index: int, this: Pass
 ) -> Array:
     """Every run from its own state to its next, which takes the place of the old: `out`, filled."""
-    group = this.config.group_of(index)
+    group = this.group_of[index]
     for run in this.runs:
         slot = int(run.pages[group][0])
         before = states[slot] if run.start else array_module(states).zeros_like(states[slot])

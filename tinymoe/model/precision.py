@@ -61,16 +61,22 @@ def linear(x: Array, weight: Weight, numerics: Numerics, *, bias: Array | None =
 
 def linear_unrounded(x: Array, weight: Weight, bias: Array | None = None) -> Array:
     """`linear` without the last rounding. x (T, in), weight (out, in) -> (T, out)."""
-    if isinstance(weight, QuantisedInput):
-        x, weight = weight.quantise(x), weight.values
-    product = _product(x, weight)  # (T, out)
+    if isinstance(weight, np.ndarray):  # nearly always: the shortest way first
+        product = np.vecdot(x[:, None, :], weight)  # (T, 1, in) with (out, in): (T, out)
+    else:
+        product = _product(x, weight)
     return product if bias is None else product + bias
 
 
-def _product(x: Array, weight: Array | OnDemand) -> Array:
+def _product(x: Array, weight: Weight | OnDemand) -> Array:
+    """Of weights that are more, or elsewhere, than an array in memory."""
+    if isinstance(weight, QuantisedInput):
+        x, weight = weight.quantise(x), weight.values
+    return _by_blocks(x, weight) if isinstance(weight, OnDemand) else vecdot(x[:, None, :], weight)
+
+
+def _by_blocks(x: Array, weight: OnDemand) -> Array:
     """(T, in) with (out, in) -> (T, out). Each output is a sum of its own: blocks change no bit."""
-    if not isinstance(weight, OnDemand):
-        return vecdot(x[:, None, :], weight)  # (T, 1, in) with (out, in)
     xp = array_module(x)
     out = xp.empty((len(x), len(weight)), x.dtype)  # (T, out)
     start = 0

@@ -90,7 +90,18 @@ def begin(
     """What all layers share."""
     turns = turns_of(batch.positions, config, numerics)
     groups = Lookups.of_groups(batch, config, cache.page_size)
-    return Pass(config, groups, 0, batch.runs, batch.positions, turns, numerics, ops, tap)
+    return Pass(
+        config,
+        groups,
+        0,
+        config.groups_by_layer,
+        batch.runs,
+        batch.positions,
+        turns,
+        numerics,
+        ops,
+        tap,
+    )
 
 
 def embed(params: Params, ids: Array, this: Pass) -> Array:
@@ -105,7 +116,7 @@ def through(x: Array, params: Params, layers: range, cache: PagedKeysValues, thi
     """Some consecutive layers, x (T, H) -> (T, H). `cache` holds these alone, the first as 0."""
     for index in layers:  # and not `for layer in`: one layer at a time, where they are read anew
         pages = cache.layer(index - layers.start)
-        own = this._replace(group=this.config.group_of(index))
+        own = this._replace(group=this.group_of[index])
         x = run_layer(x, params.layers[index], index, pages, own)
     return x
 
@@ -184,15 +195,15 @@ def attention(
 ) -> Array:
     """The layer's kind of attention, (T, H) -> (T, H). `pages`: keys and values, or states."""
     params, card = layer.attention, this.config.attention[index]
-    if isinstance(params, GatedDeltaParams) and isinstance(card, GatedDeltaCard):
-        return gated_delta_block(normed, params, pages, card, index, this, name)
-    if isinstance(params, LightningParams) and isinstance(card, LightningCard):
-        return lightning_block(normed, params, pages, card, index, this, name)
     if isinstance(card, AttentionCard):
         if isinstance(params, AttentionParams) and card.latent is None:
             return attention_block(normed, params, pages, card, this, name)
         if isinstance(params, LatentParams) and card.latent is not None:
             return latent_block(normed, params, pages, card, card.latent, this, name)
+    elif isinstance(params, GatedDeltaParams) and isinstance(card, GatedDeltaCard):
+        return gated_delta_block(normed, params, pages, card, index, this, name)
+    elif isinstance(params, LightningParams) and isinstance(card, LightningCard):
+        return lightning_block(normed, params, pages, card, index, this, name)
     raise TinymoeError(
         f"{name}: weights of another kind of attention than the card's: {type(params).__name__} "
         f"with {type(card).__name__}. Was the config changed after the weights were loaded?"
