@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import lzma
 from pathlib import Path
 
@@ -18,7 +15,6 @@ from tinymoe.core import TinymoeError
 from tinymoe.oracle.dumps import kind_of, presets, read_dump, read_raw
 from tinymoe.oracle.dumps.llama_cpp import read_eval_callback
 from tinymoe.oracle.dumps.mapping import Rule, apply_mapping, read_mapping
-from tinymoe.oracle.dumps.vllm import parse_answer, read_answer, routing_taps
 
 SAMPLES = Path(__file__).parents[1] / "vectors" / "dumps"
 
@@ -154,62 +150,6 @@ def test_llama_cpp_text_that_is_cut_or_something_else(tmp_path):
         read_eval_callback(path)
 
 
-# ------------------------------------------------------------------------------- vLLM
-
-
-def npy(array: np.ndarray) -> str:
-    file = io.BytesIO()
-    np.save(file, array)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def test_vllm_answer(tmp_path):
-    routed = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2)
-    logprobs = [None, {"7": {"logprob": -0.5, "rank": 1}, "9": {"logprob": -9999.0, "rank": 2}}]
-    choice = {"prompt_logprobs": logprobs, "routed_experts": npy(routed)}
-    path = tmp_path / "answer.json"
-    path.write_text(json.dumps({"choices": [{**choice, "prompt_token_ids": [5, 7]}]}))
-    answer = read_answer(path)
-    assert answer.tokens == (5, 7)
-    assert answer.logprobs == ({7: -0.5, 9: -np.inf},)  # -inf is sent as -9999
-    assert answer.routed is not None
-    assert answer.routed.dtype == np.int64
-    assert np.array_equal(answer.routed, routed)
-
-
-def test_vllm_numbers_all_layers_or_those_with_experts():
-    routed = np.arange(2 * 3 * 1).reshape(2, 3, 1)
-    taps = routing_taps(routed, [1, 2])
-    assert np.array_equal(taps["layers.2.router.ids"], routed[:, 2])
-    taps = routing_taps(routed, [1, 2, 3])
-    assert np.array_equal(taps["layers.3.router.ids"], routed[:, 2])
-    with pytest.raises(TinymoeError, match="has 3 layers"):
-        routing_taps(routed, [1, 4])
-
-
-@pytest.mark.parametrize(
-    ("answer", "says"),
-    [
-        ({"choices": [{}, {}]}, "one choice"),
-        ({"text": "x"}, "prompt_logprobs or routed_experts"),
-        ({"routed_experts": "%%"}, "base64"),
-        ({"routed_experts": npy(np.zeros((2, 2)))}, "whole numbers"),
-        ({"prompt_logprobs": [{"1": {}}]}, "begins with null"),
-        ({"prompt_logprobs": [None, {"1": {}}]}, r"prompt_logprobs\[1\]"),
-        ({"prompt_logprobs": [None], "prompt_token_ids": "5"}, "prompt_token_ids"),
-    ],
-)
-def test_vllm_answers_that_are_none(answer, says):
-    with pytest.raises(TinymoeError, match=says):
-        parse_answer(answer, "answer")
-
-
-def test_routed_experts_are_never_unpickled():
-    objects = np.array([[[{}]]], dtype=object)
-    with pytest.raises(TinymoeError, match="base64 of a .npy"):
-        parse_answer({"routed_experts": npy(objects)}, "answer")
-
-
 # ------------------------------------------------------------------------------- mappings
 
 
@@ -284,11 +224,11 @@ def test_mapping_files_that_are_none(tmp_path, text, says):
 
 
 def test_every_preset_is_a_mapping():
-    assert set(presets.names()) == {"llama_cpp", "sglang_hooks", "transformers"}
+    assert set(presets.names()) == {"llama_cpp", "sglang_hooks", "transformers", "vllm"}
     for name in presets.names():
         assert presets.preset(name)
     with pytest.raises(TinymoeError, match="there are llama_cpp"):
-        presets.preset("vllm")
+        presets.preset("nothing")
 
 
 def test_plain_files_with_a_mapping_of_ones_own(tmp_path):

@@ -8,7 +8,7 @@
 | SGLang's hooks: a folder of `Pass00000.pt` | sglang-hooks | `sglang.py` |
 | the text of llama.cpp's eval-callback | llama.cpp | `llama_cpp.py` |
 | .npz, or a folder of .npy | numpy | here |
-| vLLM's answer with `routed_experts`, `prompt_logprobs` | (its own type) | `vllm.py` |
+| vLLM's answer with `routed_experts` (its log-probabilities: `check-endpoint`) | vllm | `vllm.py` |
 | a live transformers model | (in memory) | `capture.py` |
 
 A mapping (`mapping.py`) says what is called how. Without one, names are taken to be taps, but for
@@ -28,9 +28,14 @@ from tinymoe.oracle.dumps.llama_cpp import read_eval_callback
 from tinymoe.oracle.dumps.mapping import Mapped, Rule, apply_mapping, read_mapping
 from tinymoe.oracle.dumps.presets import names, preset
 from tinymoe.oracle.dumps.sglang import read_dumper_folder, read_hook_folder, read_torch_dump
+from tinymoe.oracle.dumps.vllm import read_routing
 from tinymoe.safetensors_file import SafetensorsFile
 
-PRESETS = {"llama.cpp": "llama_cpp", "sglang-hooks": "sglang_hooks"}  # kind -> its mapping
+PRESETS = {
+    "llama.cpp": "llama_cpp",
+    "sglang-hooks": "sglang_hooks",
+    "vllm": "vllm",
+}  # kind -> its mapping
 
 
 def kind_of(path: Path) -> str:
@@ -48,7 +53,7 @@ def kind_of(path: Path) -> str:
     if not path.exists():
         raise TinymoeError(f"{path}: no such file")
     kinds = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".npz": "numpy",
-             ".txt": "llama.cpp", ".log": "llama.cpp"}  # fmt: skip
+             ".txt": "llama.cpp", ".log": "llama.cpp", ".json": "vllm"}  # fmt: skip
     if path.suffix not in kinds:
         raise TinymoeError(
             f"{path}: which kind of dump is it? Known by their endings: {', '.join(kinds)}"
@@ -65,6 +70,7 @@ def read_raw(path: Path, *, rank: int = 0, step: int | None = None) -> dict[str,
         "sglang-hooks": lambda: read_hook_folder(path, step=step),
         "llama.cpp": lambda: read_eval_callback(path),
         "numpy": lambda: read_arrays(path),
+        "vllm": lambda: read_routing(path),
     }
     return readers[kind_of(path)]()
 

@@ -98,6 +98,27 @@ def decode_routed_experts(text: Any, where: str) -> Array:
     return routed.astype(np.int64)
 
 
+def read_routing(path: Path) -> dict[str, Array]:
+    """`tokens` that were run, all but the last, and `routed_experts.{layer}` (T - 1, K) of each.
+
+    What a token is routed by does not depend on those after it.
+    """
+    answer = read_answer(path)
+    if answer.routed is None or answer.tokens is None:
+        raise TinymoeError(
+            f"{path}: expected routed_experts and prompt_token_ids (start vLLM with "
+            "--enable-return-routed-experts and ask with return_token_ids: true); for its "
+            "log-probabilities see check-endpoint"
+        )
+    if len(answer.routed) != len(answer.tokens) - 1:
+        raise TinymoeError(
+            f"{path}: expected routed_experts of {len(answer.tokens) - 1} tokens, all of the "
+            f"prompt but the last, found {len(answer.routed)}"
+        )
+    columns = {f"routed_experts.{i}": answer.routed[:, i] for i in range(answer.routed.shape[1])}
+    return {"tokens": np.array(answer.tokens[:-1], np.int64), **columns}
+
+
 def routing_taps(routed: Array, moe_layers: Sequence[int]) -> dict[str, Array]:
     """`layers.{l}.router.ids` of each MoE layer. Engines number either all layers or those alone.
 
