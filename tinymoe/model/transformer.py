@@ -111,8 +111,9 @@ def through(x: Array, params: Params, layers: range, cache: PagedKeysValues, thi
     """Some consecutive layers, x (T, H) -> (T, H). `cache` holds these alone, the first as 0."""
     for index in layers:  # and not `for layer in`: one layer at a time, where they are read anew
         pages = cache.layer(index - layers.start)
-        own = this._replace(group=this.group_of[index])
-        x = run_layer(x, params.layers[index], index, pages, own)
+        if this.group != this.group_of[index]:
+            this = this._replace(group=this.group_of[index])
+        x = run_layer(x, params.layers[index], index, pages, this)
     return x
 
 
