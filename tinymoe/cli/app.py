@@ -23,6 +23,7 @@ COMMANDS = (
     "mutants",
     "vectors",
     "conform",
+    "ptx",
     "check-endpoint",
     "lint",
     "quantize",
