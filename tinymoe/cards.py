@@ -8,6 +8,7 @@ model with softmax for sigmoid because an entry was missing and a default stood 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from tinymoe.cache_groups import CacheGroup, Kind, grouped
@@ -175,7 +176,7 @@ class NormedResidual:
     ffn: tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: what is derived is kept beside the fields
 class ModelConfig:
     """The shape and the arithmetic of one checkpoint, as its family file read them."""
 
@@ -245,14 +246,14 @@ class ModelConfig:
         card = self.attention[layer]
         return None if isinstance(card, AttentionCard) else card.state
 
-    @property
+    @cached_property
     def cache_groups(self) -> tuple[CacheGroup, ...]:
         """Layers by what they keep of a sequence; each group has a block table of its own."""
         return grouped(
             [c.keeps if isinstance(c, AttentionCard) else ("state", 0) for c in self.attention]
         )
 
-    @property
+    @cached_property
     def groups_by_layer(self) -> tuple[int, ...]:
         """Number of the cache group that each layer belongs to."""
         numbers = {i: g for g, group in enumerate(self.cache_groups) for i in group.layers}
