@@ -176,6 +176,9 @@ def look_back(
     ops, numerics, scale, at = this.ops, this.numerics, card.scale, this.lookups
     special = {"window": card.window, "chunk": card.chunk, "sinks": sinks}
     named = {name: value for name, value in special.items() if value is not None}
+    if not at.prefills:  # single tokens alone: the rows as they are
+        tables, lengths = at.decode_tables, at.decode_lengths
+        return ops.attention_decode(q, *pages, tables, lengths, scale, numerics, **named)
     width = pages[1].shape[-1]  # Dv
     out = array_module(q).empty((*q.shape[:2], width), dtype=q.dtype)  # (T, Nq, Dv)
     if len(at.decode_rows):
