@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tinymoe.cli import options, report
-from tinymoe.cli.diff import DUMP, read_mine, stated_numerics
+from tinymoe.cli.diff import read_mine, stated_numerics
 
 if TYPE_CHECKING:
     from tinymoe.core import Array
@@ -22,47 +22,12 @@ def diagnose(
     reference: Annotated[
         Path, typer.Argument(metavar="MODEL", help="A model folder; or a right trace.")
     ],
-    mine: Annotated[Path, typer.Argument(metavar="MINE", help="The engine's trace or dump.")],
-    numerics: Annotated[
-        str | None,
-        typer.Option(
-            metavar="exact|fp32|bf16|checkpoint",
-            help="In what MINE was computed, if the file does not say so.",
-            show_default="as MINE says",
-            rich_help_panel=options.MODEL,
-        ),
-    ] = None,
-    mapping: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="How MINE's names become taps: a mapping file, or a preset's name.",
-            show_default=False,
-            rich_help_panel=DUMP,
-        ),
-    ] = None,
-    rank: Annotated[
-        int,
-        typer.Option(min=0, help="Of a dump of several ranks: which.", rich_help_panel=DUMP),
-    ] = 0,
-    step: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Of a dump of several forward passes: which.",
-            show_default="the first",
-            rich_help_panel=DUMP,
-        ),
-    ] = None,
-    ids: Annotated[
-        str | None,
-        typer.Option(
-            metavar="5,6,7",
-            help="The tokens that MINE is of, or @FILE that holds them, if it does not say so.",
-            show_default=False,
-            rich_help_panel=DUMP,
-        ),
-    ] = None,
+    mine: options.Mine,
+    numerics: options.StatedNumerics = None,
+    mapping: options.Mapping = None,
+    rank: options.Rank = 0,
+    step: options.Step = None,
+    ids: options.TokensOfDump = None,
     as_json: options.Json = False,
 ) -> None:
     """Name the bug: which known wrong variant of the model gives the engine's numbers.

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tinymoe.core import Array
     from tinymoe.oracle.diff import Report
 
-DUMP = "The dump"
 DIFFERS = 1  # exit code: the check failed
 
 
@@ -25,7 +24,7 @@ def diff(
     reference: Annotated[
         Path, typer.Argument(metavar="REF", help="A model folder, or a trace file.")
     ],
-    mine: Annotated[Path, typer.Argument(metavar="MINE", help="The engine's trace or dump.")],
+    mine: options.Mine,
     model: Annotated[
         Path | None,
         typer.Option(
@@ -37,24 +36,8 @@ def diff(
             rich_help_panel=options.MODEL,
         ),
     ] = None,
-    numerics: Annotated[
-        str | None,
-        typer.Option(
-            metavar="exact|fp32|bf16",
-            help="In what MINE was computed, if the file does not say so.",
-            show_default="as MINE says",
-            rich_help_panel=options.MODEL,
-        ),
-    ] = None,
-    mapping: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="How MINE's names become taps: a mapping file, or a preset's name.",
-            show_default=False,
-            rich_help_panel=DUMP,
-        ),
-    ] = None,
+    numerics: options.StatedNumerics = None,
+    mapping: options.Mapping = None,
     replay: Annotated[
         bool,
         typer.Option("--replay", help="Take the engine's experts as given: judge the rest."),
@@ -63,28 +46,9 @@ def diff(
         bool,
         typer.Option("--local", help="Judge each layer from the engine's own input to it."),
     ] = False,
-    rank: Annotated[
-        int,
-        typer.Option(min=0, help="Of a dump of several ranks: which.", rich_help_panel=DUMP),
-    ] = 0,
-    step: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Of a dump of several forward passes: which.",
-            show_default="the first",
-            rich_help_panel=DUMP,
-        ),
-    ] = None,
-    ids: Annotated[
-        str | None,
-        typer.Option(
-            metavar="5,6,7",
-            help="The tokens that MINE is of, or @FILE that holds them, if it does not say so.",
-            show_default=False,
-            rich_help_panel=DUMP,
-        ),
-    ] = None,
+    rank: options.Rank = 0,
+    step: options.Step = None,
+    ids: options.TokensOfDump = None,
     html: Annotated[
         Path | None,
         typer.Option(

@@ -152,3 +152,46 @@ IgnoreEos = Annotated[
         rich_help_panel=SAMPLING,
     ),
 ]
+
+# What `diff` and `diagnose` ask of another engine's dump.
+DUMP = "Dump"
+Mine = Annotated[Path, typer.Argument(metavar="MINE", help="The engine's trace or dump.")]
+StatedNumerics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="exact|fp32|bf16|checkpoint",
+        help="In what MINE was computed, if the file does not say so.",
+        show_default="as MINE says",
+        rich_help_panel=MODEL,
+    ),
+]
+Mapping = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="How MINE's names become taps: a mapping file, or a preset's name.",
+        show_default=False,
+        rich_help_panel=DUMP,
+    ),
+]
+Rank = Annotated[
+    int, typer.Option(min=0, help="Of a dump of several ranks: which.", rich_help_panel=DUMP)
+]
+Step = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Of a dump of several forward passes: which.",
+        show_default="the first",
+        rich_help_panel=DUMP,
+    ),
+]
+TokensOfDump = Annotated[
+    str | None,
+    typer.Option(
+        metavar="5,6,7",
+        help="The tokens that MINE is of, or @FILE that holds them, if it does not say so.",
+        show_default=False,
+        rich_help_panel=DUMP,
+    ),
+]
