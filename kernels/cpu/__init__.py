@@ -1,0 +1,1 @@
+"""The ops on a CPU, compiled by Numba: the definition's numbers at the speed of the memory."""
