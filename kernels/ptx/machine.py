@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tinymoe.kernels.ptx.arithmetic import ALU, COMPARE, QUIET, TYPES, Array, convert, flush
+from tinymoe.kernels.ptx.dispatch import HANDLERS
 from tinymoe.kernels.ptx.memory import ATOMIC, GAP, Memory
 from tinymoe.kernels.ptx.parser import DefectError, Instruction, Kernel, PtxError
 
@@ -166,6 +167,8 @@ class _Machine:
             self.access(i, base, mods)
         elif base == "cvta" and mods <= {"to", "global", "u64"}:
             self.write(i.operands[0], self.read(i.operands[1], TYPES["u64"]))
+        elif base in HANDLERS:
+            HANDLERS[base](self, i)
         else:
             self.compute(i, base, mods)
 

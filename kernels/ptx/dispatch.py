@@ -1,0 +1,71 @@
+"""Where an instruction finds the code that runs it: `HANDLERS`, by the first part of its opcode.
+
+A module of instructions fills the table when it is imported; `instructions.py` imports them all.
+
+    def ldmatrix(machine: Threads, i: Instruction) -> None:
+        at = machine.address(i.operands[1])
+        ...
+
+    HANDLERS["ldmatrix"] = ldmatrix
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+
+from tinymoe.kernels.ptx.parser import Instruction
+
+Array = np.ndarray[Any, Any]
+
+
+class Threads(Protocol):
+    """What a handler may ask of the machine: the N threads that run its instruction right now.
+
+    A thread's slot is `32 * warp + lane`, warps counted over all blocks that run together. The
+    guard (`@%p1`) is already applied. An instruction with `.sync` waits before its handler is
+    called, until all lanes its mask names are there (all 32 where it has no mask operand), so a
+    handler of a whole-warp instruction may take `read(...).reshape(-1, 32)`.
+    """
+
+    lanes: Array  # (N,) int64: the slots of the running threads, ascending
+    state: dict[str, Any]  # a handler's own memory between instructions, e.g. pending copies
+
+    def read(self, operand: str, dtype: np.dtype[Any]) -> Array:
+        """(N,) of `dtype`: a register's low bits, an immediate, a special register, a symbol."""
+
+    def write(self, operand: str, values: Array) -> None:
+        """Set a register from (N,) values; wider registers are extended as the dtype says."""
+
+    def address(self, operand: str) -> Array:
+        """(N,) uint64: the value of `[%rd1+16]`, `[name+4]` or `[%r2]`."""
+
+    def load(self, space: str, at: Array, dtype: np.dtype[Any], count: int = 1) -> Array:
+        """(N, count): `count` neighbouring values at addresses `at` (N,), checked as one access.
+
+        `space` is "global", "shared", "local", "const", "param" or "" (generic). Checks alignment
+        to the whole access, bounds and races; counts banks and sectors where asked.
+        """
+
+    def store(self, space: str, at: Array, values: Array, lanes: Array | None = None) -> None:
+        """Write `values` (N, count) at `at` (N,), checked as one access a thread.
+
+        `lanes` (N,) are the threads that write, where they are not the running ones.
+        """
+
+    def fail(self, what: str, lane: int | None = None) -> NoReturn:
+        """Raise DefectError: a defect of the kernel, with its place and the thread in that slot."""
+
+    def refuse(self, what: str) -> NoReturn:
+        """Raise PtxError: something this machine cannot do, with the instruction's text."""
+
+
+Handler = Callable[[Any, Instruction], None]
+HANDLERS: dict[str, Handler] = {}
+
+
+def elements(operand: str) -> tuple[str, ...]:
+    """The registers of a vector operand: `{%r1, %r2}` gives ("%r1", "%r2"); `%r1` itself."""
+    return tuple(part.strip() for part in operand.strip("{}").split(","))

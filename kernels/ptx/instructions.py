@@ -1,0 +1,3 @@
+"""Imports every module that adds instructions to the table of `dispatch.py`."""
+
+from __future__ import annotations
