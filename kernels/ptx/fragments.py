@@ -14,13 +14,15 @@ With g = lane // 4 and t = lane % 4, and E = 32 / bits elements to a register, l
     scales of B     column n in lane 4 * n + thread, bytes `byte` and on
 
 where {byte, thread} is the selector operand. Source: PTX ISA 9.0, warp-level matrix instructions.
-Triton's kernels rely on the same places and come out exact (tests/kernels/test_ptx_tensor_triton.py).
+Triton's kernels rely on the same places and come out exact (tests/vectors/ptx/triton.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 
@@ -36,44 +38,66 @@ BITS = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table of instructions: which types, depths and scales go together."""
-
-    kind: str
-    elements: tuple[str, ...]  # of A and of B
-    depths: tuple[int, ...]  # K
-    sums: tuple[str, ...]  # the type of C and D
-    scales: tuple[tuple[str, int], ...] = ()  # their type, and how many to a row of A
-
-
-TABLE = (
-    Row("", ("f16",), (8, 16), ("f16", "f32")),
-    Row("", ("bf16",), (8, 16), ("f32",)),
-    Row("", ("tf32",), (4, 8), ("f32",)),
-    Row("", ("s8", "u8"), (16, 32), ("s32",)),
-    Row("", ("s4", "u4"), (32, 64), ("s32",)),
-    Row("", ("e4m3", "e5m2"), (16, 32), ("f16", "f32")),
-    Row("f8f6f4", ("e4m3", "e5m2"), (32,), ("f16", "f32")),
-    Row("mxf8f6f4", ("e4m3", "e5m2"), (32,), ("f32",), (("ue8m0", 1),)),
-    Row("mxf4", ("e2m1",), (64,), ("f32",), (("ue8m0", 2),)),
-    Row("mxf4nvf4", ("e2m1",), (64,), ("f32",), (("ue4m3", 4), ("ue8m0", 2), ("ue8m0", 4))),
-)
-
-
-@dataclass(frozen=True)
 class Mma:
-    """One `mma`, read from its opcode: D (16, 8) = A (16, depth) @ B (depth, 8) + C."""
+    """One `mma`: D (16, 8) = A (16, depth) @ B (depth, 8) + C."""
 
     depth: int
     a: str
     b: str
-    sum: str
+    sum: str  # the type of C and D
     scale: str = ""  # the type of the block scales, "" without
     blocks: int = 0  # scales to a row of A and to a column of B
     saturate: bool = False  # integer sums stop at the ends of s32
 
 
 @dataclass(frozen=True)
+class Family:
+    """One line of the table of instructions: which types, depths and scales go together."""
+
+    kind: str
+    elements: tuple[str, ...]  # of A and of B
+    depths: tuple[int, ...]  # K
+    sums: tuple[str, ...]
+    scales: tuple[tuple[str, int], ...] = (("", 0),)
+
+    def members(self) -> Iterator[tuple[Mma, str]]:
+        """Every instruction of the line, and its opcode as PTX ISA writes it."""
+        many = (self.elements, self.elements, self.depths, self.sums, self.scales)
+        for a, b, depth, total, (scale, blocks) in product(*many):
+            for stop in ("", ".satfinite") if total == "s32" else ("",):
+                mma = Mma(depth, a, b, total, scale, blocks, bool(stop))
+                kind = f".kind::{self.kind}" if self.kind else ""
+                vector = f".block_scale.scale_vec::{blocks}X" if blocks else ""
+                types = f"{total}.{a}.{b}.{total}" + (f".{scale}" if scale else "")
+                shape = f"m16n8k{depth}.row.col{stop}"
+                yield mma, f"mma.sync.aligned{kind}{vector}.{shape}.{types}"
+
+
+# ptxas 12.9 assembles every member for sm_120a; which older chip has which, only it knows
+TABLE = (
+    Family("", ("f16",), (8, 16), ("f16", "f32")),
+    Family("", ("bf16",), (8, 16), ("f32",)),
+    Family("", ("tf32",), (4, 8), ("f32",)),
+    Family("", ("s8", "u8"), (16, 32), ("s32",)),
+    Family("", ("s4", "u4"), (32, 64), ("s32",)),
+    Family("", ("e4m3", "e5m2"), (16, 32), ("f16", "f32")),
+    Family("f8f6f4", ("e4m3", "e5m2"), (32,), ("f16", "f32")),
+    Family("mxf8f6f4", ("e4m3", "e5m2"), (32,), ("f32",), (("ue8m0", 1),)),
+    Family("mxf4", ("e2m1",), (64,), ("f32",), (("ue8m0", 2),)),
+    Family("mxf4nvf4", ("e2m1",), (64,), ("f32",), (("ue4m3", 4), ("ue8m0", 2))),
+)
+
+
+def spelling(opcode: str) -> tuple[list[str], list[str]]:
+    """The types of an opcode in their order, and its other modifiers in any order.
+
+    Compilers do not agree where `.kind::...` stands, and PTX takes it everywhere.
+    """
+    parts = opcode.split(".")
+    return [p for p in parts if p in BITS], sorted(p for p in parts if p not in BITS)
+
+
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity: arrays have neither
 class Fragment:
     """Where the elements of one operand lie.
 
@@ -90,35 +114,15 @@ class Fragment:
 def read_mma(opcode: str) -> Mma:
     """An opcode such as `mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32`, in parts.
 
-    Errors: PtxError for a combination that is not in TABLE, with what is.
+    Modifiers may stand in any order, as compilers write them; the types keep theirs (D, A, B, C,
+    scale). Errors: PtxError for a combination that is not in TABLE, with what is.
     """
-    parts = opcode.split(".")
-    shape = next((p for p in parts if p.startswith("m16n8k") and p[6:].isdigit()), "m16n8k0")
-    types = [p for p in parts if p in BITS]
-    kind = next((p[6:] for p in parts if p.startswith("kind::")), "")
-    blocks = next((int(p[11]) for p in parts if p.startswith("scale_vec::")), 0)
-    rest = set(parts) - set(types) - {"mma", "sync", "aligned", "row", "col", "satfinite", shape}
-    rest = {p for p in rest if not p.startswith(("kind::", "scale_vec::")) and p != "block_scale"}
-    for line in TABLE:
-        scaled = bool(line.scales)
-        if rest or kind != line.kind or len(types) != 4 + scaled or not {"row", "col"} < set(parts):
-            continue
-        total, a, b, start = types[:4]
-        scale = types[4] if scaled else ""
-        count = blocks or (line.scales[0][1] if scaled and kind != "mxf4nvf4" else 0)
-        mma = Mma(int(shape[6:]), a, b, total, scale, count, "satfinite" in parts)
-        if (
-            {a, b} <= set(line.elements)
-            and total == start
-            and total in line.sums
-            and mma.depth in line.depths
-            and ((scale, count) in line.scales if scaled else not blocks)
-            and ("block_scale" in parts) == scaled
-            and (total == "s32" or not mma.saturate)
-        ):
-            return mma
-    known = ", ".join(sorted({f"{'/'.join(r.elements)} k{r.depths}" for r in TABLE}))
-    raise PtxError(f"this mma is not supported; m16n8 with {known} is")
+    for family in TABLE:
+        for mma, text in family.members():
+            if spelling(text) == spelling(opcode):
+                return mma
+    known = ", ".join(f"{'/'.join(f.elements)} {f.kind} k{f.depths}" for f in TABLE)
+    raise PtxError(f"{opcode} is not supported; m16n8 is, for {known}")
 
 
 def _lanes(registers: int, elements: int) -> tuple[Array, Array, Array, Array]:

@@ -1,0 +1,81 @@
+"""`ldmatrix`, `stmatrix` and `movmatrix`: 8 x 8 tiles of 16-bit elements, spread over a warp.
+
+A tile has eight rows of 16 bytes. Lane 8*i + j gives the address of row j of tile i; afterwards
+register i of lane l holds row l // 4, columns 2 * (l % 4) and the next, the lower one in the low
+bits. That is how `mma` wants its A and B (`fragments.py`). With `.trans` the tile is transposed on
+the way. The elements may be anything of 16 bits: pairs of FP8, four FP4.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinymoe.kernels.ptx.arithmetic import Array
+from tinymoe.kernels.ptx.dispatch import HANDLERS, Threads, elements
+from tinymoe.kernels.ptx.parser import Instruction
+
+WORD = np.dtype(np.uint32)
+
+
+def spread(tiles: Array, transposed: bool = False) -> Array:
+    """Tiles (W, X, 8, 8) uint16 to registers (W, 32, X) uint32."""
+    rows = tiles.swapaxes(2, 3) if transposed else tiles
+    lanes = np.ascontiguousarray(rows).view(np.uint32).reshape(len(tiles), -1, 32)  # (W, X, 32)
+    return lanes.swapaxes(1, 2)
+
+
+def collect(registers: Array, transposed: bool = False) -> Array:
+    """Registers (W, 32, X) uint32 to tiles (W, X, 8, 8) uint16: the way back of `spread`."""
+    lanes = np.ascontiguousarray(registers.swapaxes(1, 2))  # (W, X, 32)
+    tiles = lanes.view(np.uint16).reshape(*lanes.shape[:2], 8, 8)
+    return tiles.swapaxes(2, 3) if transposed else tiles
+
+
+def _count(machine: Threads, i: Instruction) -> tuple[int, bool]:
+    """How many tiles, and whether transposed, of the 8 x 8 form with 16-bit elements."""
+    mods = set(i.opcode[1:])
+    count = {"x1": 1, "x2": 2, "x4": 4}.get("".join(mods & {"x1", "x2", "x4"}), 0)
+    rest = mods - {"sync", "aligned", "m8n8", "x1", "x2", "x4", "trans", "shared", "shared::cta"}
+    if not count or rest != {"b16"} or "m8n8" not in mods:
+        machine.refuse("only .m8n8 with .x1, .x2 or .x4 and .b16 is supported")
+    return count, "trans" in mods
+
+
+def _ldmatrix(machine: Threads, i: Instruction) -> None:
+    count, transposed = _count(machine, i)
+    everybody = machine.lanes.reshape(-1, 32)
+    at = machine.address(i.operands[1]).reshape(-1, 32)[:, : 8 * count]
+    machine.lanes = everybody[:, : 8 * count].ravel()  # the other lanes' addresses are not read
+    rows = machine.load("shared", at.ravel(), WORD, 4)
+    machine.lanes = everybody.ravel()
+    tiles = np.ascontiguousarray(rows).view(np.uint16).reshape(-1, count, 8, 8)
+    registers = spread(tiles, transposed)
+    for k, name in enumerate(_named(machine, i.operands[0], count)):
+        machine.write(name, registers[:, :, k].ravel())
+
+
+def _stmatrix(machine: Threads, i: Instruction) -> None:
+    count, transposed = _count(machine, i)
+    names = _named(machine, i.operands[1], count)
+    registers = np.stack([machine.read(name, WORD).reshape(-1, 32) for name in names], axis=2)
+    rows = np.ascontiguousarray(collect(registers, transposed)).view(WORD).reshape(-1, 4)
+    at = machine.address(i.operands[0]).reshape(-1, 32)[:, : 8 * count]
+    lanes = machine.lanes.reshape(-1, 32)[:, : 8 * count]
+    machine.store("shared", at.ravel(), rows, lanes.ravel())
+
+
+def _movmatrix(machine: Threads, i: Instruction) -> None:
+    if set(i.opcode[1:]) != {"sync", "aligned", "m8n8", "trans", "b16"}:
+        machine.refuse("only .m8n8.trans.b16 is supported")
+    tiles = collect(machine.read(i.operands[1], WORD).reshape(-1, 32, 1))
+    machine.write(i.operands[0], spread(tiles, transposed=True).ravel())
+
+
+def _named(machine: Threads, operand: str, count: int) -> tuple[str, ...]:
+    names = elements(operand)
+    if len(names) != count:
+        machine.refuse(f"expected {count} registers for {count} tiles, got {len(names)}")
+    return names
+
+
+HANDLERS |= {"ldmatrix": _ldmatrix, "stmatrix": _stmatrix, "movmatrix": _movmatrix}
