@@ -1,0 +1,127 @@
+"""The threads of a backend: the caller's own and some helpers, who sleep when there is no work."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from pathlib import Path
+
+import numpy as np
+
+from tinymoe.core import Array, TinymoeError
+from tinymoe.kernels.cpu.threads import (
+    BATCH,
+    LENGTH,
+    LINE,
+    OWN,
+    PROGRAM,
+    STEPS,
+    announce,
+    follow,
+    lead,
+)
+
+
+class _Shared:
+    """What helpers hold, so that a team that nobody holds any more can end them."""
+
+    def __init__(self, threads: int) -> None:
+        size = OWN + LINE * threads
+        space = np.zeros(size + LINE, np.int64)
+        start = -space.ctypes.data % 64 // 8  # at a cache line's beginning
+        self.words: Array = space[start : start + size]
+        self.address = self.words.ctypes.data
+        self.woken = threading.Condition()
+        self.sleepers = 0
+        self.ended = False
+
+    def end(self) -> None:
+        """Helpers leave at their next look."""
+        with self.woken:
+            self.ended = True
+            self.woken.notify_all()
+
+
+class Team:
+    """`threads` threads that run a program's instructions together, step after step."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        """`threads`: None is `physical_cores()`. Helpers start with the first step."""
+        if threads is not None and threads < 1:
+            raise TinymoeError(f"threads must be at least 1, got {threads}")
+        self.threads = threads or physical_cores()
+        self._pid = 0
+        self._shared = _Shared(self.threads)
+
+    def run(self, program: Array, batch: int) -> None:
+        """One step: every instruction of `program` (n, 2) int64, helped by all, to its end."""
+        if self._pid != os.getpid():  # the first step, or a forked process: threads stay behind
+            self._start()
+        words, shared = self._shared.words, self._shared
+        words[PROGRAM], words[LENGTH], words[BATCH] = program.ctypes.data, len(program), batch
+        if self.threads > 1:
+            announce(shared.address)
+            if shared.sleepers:  # who is not asleep yet looks before it sleeps
+                with shared.woken:
+                    shared.woken.notify_all()
+        lead(shared.address, self.threads)
+
+    def _start(self) -> None:
+        self._shared, self._pid = _Shared(self.threads), os.getpid()
+        weakref.finalize(self, self._shared.end)
+        for number in range(1, self.threads):
+            threading.Thread(
+                target=_help,
+                args=(self._shared, number, self.threads),
+                name=f"tinymoe-{number}",
+                daemon=True,
+            ).start()
+
+
+def _help(shared: _Shared, number: int, threads: int) -> None:
+    """A helper's life: run the steps that come; sleep when none has come for a while."""
+    words, seen = shared.words, OWN + LINE * number + 1
+    while not shared.ended:
+        follow(shared.address, number, threads)
+        with shared.woken:
+            shared.sleepers += 1  # first said, then looked: a step begun meanwhile is not missed
+            while words[STEPS] == words[seen] and not shared.ended:
+                shared.woken.wait()
+            shared.sleepers -= 1
+
+
+def physical_cores() -> int:
+    """Cores that this process may use: not two threads of one, not more than its quota."""
+    try:
+        mine = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return max(1, (os.cpu_count() or 2) // 2)
+    cores = {_siblings(cpu) for cpu in mine}
+    return max(1, min(len(cores), _quota()))
+
+
+def _siblings(cpu: int) -> str:
+    """The CPUs that share a core with this one, as the system names them."""
+    file = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    try:
+        return file.read_text("ascii").strip()
+    except OSError:
+        return str(cpu)
+
+
+def _quota() -> int:
+    """CPUs that a container's limit leaves, rounded down, at least 1."""
+    for file in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
+        try:
+            words = Path(file).read_text("ascii").split()
+            period = words[1] if len(words) > 1 else _period(file)
+            if words[0] not in ("max", "-1"):
+                return max(1, int(words[0]) // int(period))
+        except (OSError, ValueError):
+            continue
+    return os.cpu_count() or 1
+
+
+def _period(file: str) -> str:
+    return Path(file.replace("quota", "period")).read_text("ascii").strip()

@@ -1,0 +1,136 @@
+"""How threads walk through a step together: barriers, and the loop that all of them run.
+
+Work between two barriers is a few microseconds, so threads wait at a barrier by looking: a few
+thousand times, then by giving the CPU away at each look (a pure spin would lose milliseconds
+whenever another process holds the thread that everybody waits for). Between two steps a thread
+looks for new work for a little while, then goes to sleep until it is woken.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tinymoe.kernels.cpu.kernel import call_kernel, helper
+from tinymoe.kernels.cpu.simd import i64_at, put_i64
+
+SPINS = 2_000  # looks before the CPU is given away
+LINGER = 20_000  # looks, each giving the CPU away, before a thread without work goes to sleep
+WORD = ir.IntType(64)
+
+
+def _native_yield() -> None:
+    """Make `tinymoe_yield` a symbol that compiled code can call: give the CPU to who wants it."""
+    if sys.platform == "win32":
+        library = ctypes.WinDLL("kernel32")
+        function = library.SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    binding.add_symbol("tinymoe_yield", address)
+
+
+_native_yield()
+
+
+@intrinsic  # type: ignore[misc]
+def give_way(typingctx: Any) -> Any:
+    """Let another thread have the CPU, if one wants it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "tinymoe_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def atomic_add(typingctx: Any, address: Any, value: Any) -> Any:
+    """Add to the int64 at an address, and say what was there. Orders all memory around it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = builder.inttoptr(values[0], WORD.as_pointer())
+        return builder.atomic_rmw("add", pointer, values[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def atomic_read(typingctx: Any, address: Any) -> Any:
+    """The int64 at an address, and all that was written before it was."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = builder.inttoptr(values[0], WORD.as_pointer())
+        return builder.load_atomic(pointer, "seq_cst", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@njit  # type: ignore[misc]
+def wait_for(address, value):  # type: ignore[no-untyped-def]
+    """Until the number at an address is at least `value`."""
+    looks = 0
+    while atomic_read(address) < value:
+        looks += 1
+        if looks > SPINS:
+            give_way()
+
+
+# What the team shares: a cache line each, for what two threads write must not share one. After
+# them comes a line for each thread: barriers it has passed, and steps it has run.
+LINE = 8  # words
+STEPS, ARRIVED, PROGRAM, OWN = 0, LINE, 2 * LINE, 3 * LINE
+LENGTH, BATCH = PROGRAM + 1, PROGRAM + 2
+
+
+@njit(inline="always")  # type: ignore[misc]
+def run_program(shared, thread, threads):  # type: ignore[no-untyped-def]
+    """Every instruction, with a barrier after each.
+
+    An instruction is two words: a kernel's address and that of its arguments.
+    """
+    program, length = i64_at(shared + 8 * PROGRAM), i64_at(shared + 8 * LENGTH)
+    batch, own = i64_at(shared + 8 * BATCH), shared + 8 * (OWN + LINE * thread)
+    passed = i64_at(own)
+    for number in range(length):
+        at = program + 16 * number
+        call_kernel(i64_at(at), i64_at(at + 8), batch, thread, threads)
+        if threads > 1:
+            passed += threads
+            atomic_add(shared + 8 * ARRIVED, 1)
+            wait_for(shared + 8 * ARRIVED, passed)
+    put_i64(own, passed)
+
+
+@helper
+def announce(shared):  # type: ignore[no-untyped-def]
+    """Say that there is a step; what was written before is seen by who sees it."""
+    atomic_add(shared + 8 * STEPS, 1)
+
+
+@helper
+def lead(shared, threads):  # type: ignore[no-untyped-def]
+    """The caller's part of a step, to its end."""
+    run_program(shared, 0, threads)
+
+
+@helper
+def follow(shared, thread, threads):  # type: ignore[no-untyped-def]
+    """A helper's part of all steps that come, until none has come for a while."""
+    seen = shared + 8 * (OWN + LINE * thread) + 8
+    looks = 0
+    while looks < LINGER:
+        if atomic_read(shared + 8 * STEPS) > i64_at(seen):
+            run_program(shared, thread, threads)
+            put_i64(seen, i64_at(seen) + 1)
+            looks = 0
+        else:
+            looks += 1
+            give_way()

@@ -1,0 +1,282 @@
+"""How weights lie in memory, and how they are read: 32 rows together, lane = row.
+
+A matrix (N, K) becomes ceil(N / 32) pairs of tiles, a tile 16 rows of all K columns. Columns come
+in quads; of each quad first the one tile's, then the other's. So memory is read strictly forward,
+one load serves 16 rows, and no sum ever crosses lanes.
+
+    format   one quad of one tile                                         before a block of columns
+    f32      4 x 16 float32                                               -
+    bf16     2 x 16 words: columns 2j (low half) and 2j + 1 (high half)    -
+    fp8      16 words: byte j is column j, E4M3                            2 x 16 float32, of 128
+    nvfp4    32 bytes: low nibbles are columns 0 and 1, high 2 and 3       2 x 16 bytes E4M3, of 16
+    mxfp4    the same                                                      2 x 16 bytes E8M0, of 32
+
+Whatever the format, a weight becomes the same float32 that `formats` says it is (but for scales of
+whole rows, which come last), and each output is one chain over the columns, beginning at 0:
+
+    y = fma(w[0], x[0], 0); y = fma(w[1], x[1], y); ...; y = fma(w[K-1], x[K-1], y)
+
+This is the order of sums of every product here: for one token or many, for any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tinymoe.kernels.cpu.simd import F32, I32, LANES, U8, byte_table, fused, spread
+
+ROWS = 2 * LANES  # of a pair of tiles
+_WORD = ir.IntType(64)
+_PAIRS = ir.VectorType(ir.IntType(16), 32)
+# E2M1 as BF16: 0 0.5 1 1.5 2 3 4 6, then with the sign. High and low byte of each.
+_E2M1_HIGH = [0x00, 0x3F, 0x3F, 0x3F, 0x40, 0x40, 0x40, 0x40]
+_E2M1_LOW = [0x00, 0x00, 0x80, 0xC0, 0x00, 0x40, 0x80, 0xC0]
+HIGH_BYTES = [*_E2M1_HIGH, *(high | 0x80 for high in _E2M1_HIGH)]
+LOW_BYTES = [*_E2M1_LOW, *_E2M1_LOW]
+# Where byte (row, column of two) of a quad's nibbles lies, so that unpacking needs no shuffle
+# across the halves of an AVX2 register.
+_EIGHTS = (0, 16, 8, 24)
+NIBBLE_BYTE = [[_EIGHTS[row // 4] + 2 * (row % 4) + k for k in (0, 1)] for row in range(LANES)]
+
+
+def _load(builder: Any, address: Any, kind: Any, offset: int = 0) -> Any:
+    pointer = builder.inttoptr(builder.add(address, _WORD(offset)), kind.as_pointer())
+    return builder.load(pointer, align=1 if kind.element == ir.IntType(8) else 4)
+
+
+def _i32(value: int) -> Any:
+    return ir.Constant(I32.llvm, [value] * LANES)
+
+
+def _f32(value: float) -> Any:
+    return ir.Constant(F32.llvm, [value] * LANES)
+
+
+def _halves(builder: Any, words: Any) -> list[Any]:
+    """16 words of two BF16 each: the low ones and the high ones, as float32."""
+    parts = (builder.shl(words, _i32(16)), builder.and_(words, _i32(-65536)))
+    return [builder.bitcast(part, F32.llvm) for part in parts]
+
+
+def e4m3(builder: Any, bytes_: Any) -> Any:
+    """16 E4M3 codes (int32 lanes) as float32: into the place of a float32's bits, times 2^120.
+
+    Exact, subnormals included; 0x7f and 0xff, which are NaN, would become 480: `pack` refuses them.
+    """
+    sign = builder.shl(builder.and_(bytes_, _i32(0x80)), _i32(24))
+    size = builder.shl(builder.and_(bytes_, _i32(0x7F)), _i32(20))
+    return builder.fmul(builder.bitcast(builder.or_(sign, size), F32.llvm), _f32(2.0**120))
+
+
+def _widened(builder: Any, address: Any) -> Any:
+    """16 bytes, each as an int32."""
+    return builder.zext(_load(builder, address, ir.VectorType(ir.IntType(8), LANES)), I32.llvm)
+
+
+def _f32_quad(builder: Any, at: Any, scale: Any) -> list[Any]:
+    return [_load(builder, at, F32.llvm, 64 * k) for k in range(4)]
+
+
+def _unpacked_quad(builder: Any, at: Any, scale: Any) -> list[Any]:
+    return [_load(builder, at, F32.llvm, 128 * k) for k in range(4)]
+
+
+def _bf16_quad(builder: Any, at: Any, scale: Any) -> list[Any]:
+    return [
+        value for k in range(2) for value in _halves(builder, _load(builder, at, I32.llvm, 64 * k))
+    ]
+
+
+def _fp8_quad(builder: Any, at: Any, scale: Any) -> list[Any]:
+    words = _load(builder, at, I32.llvm)
+    codes = [builder.and_(builder.lshr(words, _i32(8 * k)), _i32(0xFF)) for k in range(4)]
+    return [builder.fmul(e4m3(builder, code), scale) for code in codes]
+
+
+def _fp4_quad(builder: Any, at: Any, scale: Any) -> list[Any]:
+    """Nibbles to BF16 by two look-ups of a byte each, times the block's scale: exact."""
+    both = _load(builder, at, U8.llvm)
+    low = builder.and_(both, ir.Constant(U8.llvm, [15] * 32))
+    high = builder.lshr(both, ir.Constant(U8.llvm, [4] * 32))
+    order = [place for row in NIBBLE_BYTE for k in row for place in (k, k + 32)]
+    values = []
+    for codes in (low, high):
+        bytes_ = [byte_table(builder, table, codes) for table in (LOW_BYTES, HIGH_BYTES)]
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), 64), order)
+        words = builder.bitcast(builder.shuffle_vector(*bytes_, mask), I32.llvm)
+        values += _halves(builder, words)
+    return [builder.fmul(value, scale) for value in values]
+
+
+def _e4m3_scale(builder: Any, at: Any) -> Any:
+    return e4m3(builder, _widened(builder, at))
+
+
+def _e8m0_scale(builder: Any, at: Any) -> Any:
+    """2^(byte - 127); bytes 0 and 255 are no exponents of a float32: `pack` refuses them."""
+    return builder.bitcast(builder.shl(_widened(builder, at), _i32(23)), F32.llvm)
+
+
+def _f32_scale(builder: Any, at: Any) -> Any:
+    return _load(builder, at, F32.llvm)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way for weights to lie in memory."""
+
+    name: str
+    block: int  # columns that share a scale; the number of columns is a multiple of it
+    scale_bytes: int  # of one tile before each block
+    quad_bytes: int  # of one tile
+    tile_step: int  # bytes from one tile's quad to the other's
+    quad: Callable[..., list[Any]]
+    scale: Callable[..., Any] | None
+
+    @property
+    def block_bytes(self) -> int:
+        """Of both tiles."""
+        return 2 * (self.scale_bytes + self.block // 4 * self.quad_bytes)
+
+    def columns(self, k: int) -> int:
+        """K with its padding: whole blocks."""
+        return -(-k // self.block) * self.block
+
+    def pair_bytes(self, k: int) -> int:
+        """Of 32 rows."""
+        return self.columns(k) // self.block * self.block_bytes
+
+
+FORMATS = {
+    each.name: each
+    for each in (
+        Format("f32", 4, 0, 256, 256, _f32_quad, None),
+        Format("bf16", 4, 0, 128, 128, _bf16_quad, None),
+        Format("fp8", 128, 64, 64, 64, _fp8_quad, _f32_scale),
+        Format("nvfp4", 16, 16, 32, 32, _fp4_quad, _e4m3_scale),
+        Format("mxfp4", 32, 16, 32, 32, _fp4_quad, _e8m0_scale),
+    )
+}
+# What `unpack` writes and the many-token product reads: (columns, 32 rows) float32.
+UNPACKED = Format("unpacked", 4, 0, 256, 64, _unpacked_quad, None)
+
+
+def _intrinsic(arity: int, build: Callable[..., None]) -> Callable[..., Any]:
+    """A function of whole numbers for compiled code, made of LLVM instructions."""
+
+    def typed(typingctx: Any, *given: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            build(builder, *values)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * arity), codegen
+
+    names = ", ".join(f"a{i}" for i in range(arity))
+    space: dict[str, Any] = {"typed": typed}
+    exec(f"def op(typingctx, {names}):\n    return typed(typingctx, {names})", space)
+    made: Callable[..., Any] = intrinsic(space["op"])
+    return made
+
+
+def _blocks(
+    builder: Any, form: Format, tiles: int, weight: Any, columns: Any, visit: Callable[..., None]
+) -> None:
+    """Walk forward: `visit(column, [the four columns' 16 rows, for each tile])` for each quad."""
+    step = form.block_bytes
+    count = builder.udiv(columns, _WORD(form.block))
+    with cgutils.for_range(builder, count) as loop:
+        at = builder.add(weight, builder.mul(loop.index, _WORD(step)))
+        scales: list[Any] = [None] * tiles
+        if form.scale is not None:
+            places = [builder.add(at, _WORD(form.scale_bytes * tile)) for tile in range(tiles)]
+            scales = [form.scale(builder, place) for place in places]
+        for quad in range(form.block // 4) if form.block <= 16 else (None,):
+            first = builder.mul(loop.index, _WORD(form.block))
+            begin = builder.add(at, _WORD(2 * form.scale_bytes))
+            if quad is not None:
+                _visit(builder, form, scales, begin, first, _WORD(quad), visit)
+            else:
+                with cgutils.for_range(builder, _WORD(form.block // 4)) as inner:
+                    _visit(builder, form, scales, begin, first, inner.index, visit)
+
+
+def _visit(
+    builder: Any,
+    form: Format,
+    scales: list[Any],
+    begin: Any,
+    first: Any,
+    quad: Any,
+    visit: Callable[..., None],
+) -> None:
+    at = builder.add(begin, builder.mul(quad, _WORD(2 * form.quad_bytes)))
+    values = [
+        form.quad(builder, builder.add(at, _WORD(form.tile_step * tile)), scale)
+        for tile, scale in enumerate(scales)
+    ]
+    visit(builder.add(first, builder.mul(quad, _WORD(4))), values)
+
+
+def times(form: Format, tokens: int, tiles: int) -> Callable[..., Any]:
+    """`f(weight, rows, skip, columns, sums)`: 16 or 32 rows times `tokens` vectors.
+
+    rows: address of so many addresses of x; `skip` bytes of each are left out. sums: (tokens, 32)
+    float32, added to. Registers are named by Python while it writes the loop: `tokens * tiles`
+    sums, which must be fewer than the CPU has.
+    """
+
+    def build(builder: Any, weight: Any, rows: Any, skip: Any, columns: Any, sums: Any) -> None:
+        pointer = builder.inttoptr(rows, _WORD.as_pointer())
+        starts = [
+            builder.add(builder.load(builder.gep(pointer, [_WORD(t)])), skip) for t in range(tokens)
+        ]
+        places = [
+            [builder.add(sums, _WORD(128 * t + 64 * tile)) for tile in range(tiles)]
+            for t in range(tokens)
+        ]
+        held = [[cgutils.alloca_once(builder, F32.llvm) for _ in range(tiles)] for _ in starts]
+        for t in range(tokens):
+            for tile in range(tiles):
+                builder.store(_load(builder, places[t][tile], F32.llvm), held[t][tile])
+
+        def visit(column: Any, values: list[list[Any]]) -> None:
+            offset = builder.mul(column, _WORD(4))
+            for k in range(4):
+                for t, start in enumerate(starts):
+                    at = builder.add(builder.add(start, offset), _WORD(4 * k))
+                    x = builder.load(builder.inttoptr(at, ir.FloatType().as_pointer()), align=4)
+                    many = spread(builder, x, F32.llvm)
+                    for tile in range(tiles):
+                        sum_ = builder.load(held[t][tile])
+                        builder.store(fused(builder, values[tile][k], many, sum_), held[t][tile])
+
+        _blocks(builder, form, tiles, weight, columns, visit)
+        for t in range(tokens):
+            for tile in range(tiles):
+                where = builder.inttoptr(places[t][tile], F32.llvm.as_pointer())
+                builder.store(builder.load(held[t][tile]), where, align=4)
+
+    return _intrinsic(5, build)
+
+
+def unpack(form: Format) -> Callable[..., Any]:
+    """`f(weight, columns, out)`: 32 rows as (columns, 32) float32."""
+
+    def build(builder: Any, weight: Any, columns: Any, out: Any) -> None:
+        def visit(column: Any, values: list[list[Any]]) -> None:
+            at = builder.add(out, builder.mul(column, _WORD(128)))
+            for tile, four in enumerate(values):
+                for k, value in enumerate(four):
+                    place = builder.add(at, _WORD(128 * k + 64 * tile))
+                    builder.store(value, builder.inttoptr(place, F32.llvm.as_pointer()), align=4)
+
+        _blocks(builder, form, 2, weight, columns, visit)
+
+    return _intrinsic(3, build)
