@@ -25,7 +25,8 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
-_F, _I, _B, _L = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
+_F, _I, _L = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_B, _H = ir.IntType(8), ir.IntType(16)
 
 
 class _Vector(types.Type):  # type: ignore[misc]
@@ -114,6 +115,12 @@ def spread(builder: Any, value: Any, llvm_type: Any) -> Any:
 
 f32_at = _op(types.float32, (_ADDRESS,), _loader(_F, 4), "The float32 at an address.")
 i64_at = _op(types.int64, (_ADDRESS,), _loader(_L, 8), "The int64 at an address.")
+bf16_at = _op(
+    types.float32,
+    (_ADDRESS,),
+    lambda b, at: b.bitcast(b.shl(b.zext(_loader(_H, 2)(b, at), _I), _I(16)), _F),
+    "The BF16 at an address, as a float32.",
+)
 put_f32 = _op(types.void, (_ADDRESS, types.float32), _storer(_F, 4), "Write a float32.")
 put_i64 = _op(types.void, (_ADDRESS, types.int64), _storer(_L, 8), "Write an int64.")
 f64_of = _op(
@@ -317,6 +324,7 @@ largest = _op(
     _halved(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y)),
     "The largest lane.",
 )
+lane0 = _op(types.float32, (F32,), lambda b, x: b.extract_element(x, _I(0)), "The first lane.")
 
 
 @njit(inline="always")  # type: ignore[misc]
