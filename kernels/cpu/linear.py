@@ -1,0 +1,188 @@
+"""Products of a step: a matrix times every token, and each expert times its own tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from tinymoe.kernels.cpu.batch import own, share, word
+from tinymoe.kernels.cpu.kernel import arguments, call_helper, kernel
+from tinymoe.kernels.cpu.maths import sigmoid, silu
+from tinymoe.kernels.cpu.multiply import SCRATCH
+from tinymoe.kernels.cpu.simd import (
+    f64_of,
+    i64_at,
+    least,
+    load,
+    most,
+    put_i64,
+    splat,
+    store,
+    to_bf16,
+)
+
+PLAIN, SWIGLU, CLAMPED = 0, 1, 2  # what is made of a pair's sums
+AT_ONCE = 128  # tokens whose sums a thread holds: 16 KB
+OWN_WORDS = SCRATCH // 8 + AT_ONCE + AT_ONCE * 32 // 2  # of a thread's memory: unpacked columns,
+# addresses of x, sums
+
+
+@njit(inline="always")  # type: ignore[misc]
+def _kept(v, rounding):  # type: ignore[no-untyped-def]
+    """Rounded to storage."""
+    return to_bf16(v) if rounding else v
+
+
+@njit(inline="always")  # type: ignore[misc]
+def _scaled(sums, scales, bias, place):  # type: ignore[no-untyped-def]
+    """16 sums times their rows' scales, plus their biases; both lie in the order of the tiles."""
+    v = load(sums)
+    if scales:
+        v = v * load(scales + 4 * place)
+    if bias:
+        v = v + load(bias + 4 * place)
+    return v
+
+
+@njit(inline="always")  # type: ignore[misc]
+def _activated(gate, up, kind, limit, alpha):  # type: ignore[no-untyped-def]
+    """silu(gate) * up, or gpt-oss's clamped form; see `model.experts.swiglu`."""
+    if kind == SWIGLU:
+        return silu(gate) * up
+    gate = least(gate, splat(limit))
+    up = most(least(up, splat(limit)), splat(-limit))
+    return (up + splat(1.0)) * (gate * sigmoid(gate * splat(alpha)))
+
+
+@kernel(
+    "x x_stride count rows weight pair_bytes pairs columns scales bias out out_stride "
+    "residual factor kind rounding multiply"
+)
+def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
+    """out (R, N) = x (T, K) times weight (N, K), scaled, biased, rounded; or a whole gate-up.
+
+    Threads share the weight's pairs. `count`, `rows`: words of the header that say how many rows
+    of x there are, and where the list of them is (0: all of them in order). PLAIN with `residual`:
+    the result times `factor` is added to what is there, each rounded.
+    """
+    (
+        x,
+        x_stride,
+        count_word,
+        rows_word,
+        weight,
+        pair_bytes,
+        pairs,
+        columns,
+        scales,
+        bias,
+        out,
+        out_stride,
+        residual,
+        factor_bits,
+        kind,
+        rounding,
+        multiply,
+    ) = arguments(args, 17)
+    factor = f64_of(factor_bits)
+    scratch = own(batch, thread)
+    starts, sums = scratch + SCRATCH, scratch + SCRATCH + 8 * AT_ONCE
+    count, rows = word(batch, count_word), 0
+    if rows_word:
+        rows = word(batch, rows_word)
+    first, last = share(pairs, thread, threads)
+    for done in range(0, count, AT_ONCE):
+        tokens = min(AT_ONCE, count - done)
+        for t in range(tokens):
+            row = i64_at(rows + 8 * (done + t)) if rows else done + t
+            put_i64(starts + 8 * t, x + 4 * x_stride * row)
+        for pair in range(first, last):
+            call_helper(
+                multiply, weight + pair * pair_bytes, columns, starts, tokens, sums, scratch
+            )
+            for t in range(tokens):
+                to = out + 4 * out_stride * (done + t)
+                if kind == PLAIN:
+                    for tile in range(2):
+                        place = 32 * pair + 16 * tile
+                        v = _scaled(sums + 128 * t + 64 * tile, scales, bias, place)
+                        v = _kept(v, rounding)
+                        if residual:
+                            if factor != 1.0:
+                                v = _kept(v * splat(factor), rounding)
+                            v = _kept(load(to + 4 * place) + v, rounding)
+                        store(to + 4 * place, v)
+                else:
+                    place = 32 * pair
+                    gate = _kept(_scaled(sums + 128 * t, scales, bias, place), rounding)
+                    up = _scaled(sums + 128 * t + 64, scales, bias, place + 16)
+                    up = _kept(up, rounding)
+                    v = _activated(gate, up, kind, 0.0, 0.0)
+                    store(to + 64 * pair, _kept(v, rounding))
+
+
+@kernel(
+    "x x_stride order offsets experts top_k weight pair_bytes pairs columns scales bias out "
+    "out_stride kind limit alpha rounding multiply"
+)
+def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
+    """Each expert times its own rows: slot s of `order` is written to row s of `out`.
+
+    Threads share the (expert, pair) items, one after another. The rows of x are those of the
+    slots' tokens, order[s] // top_k; with top_k 0 they are the slots themselves.
+    """
+    (
+        x,
+        x_stride,
+        order,
+        offsets,
+        count,
+        top_k,
+        weight,
+        pair_bytes,
+        pairs,
+        columns,
+        scales,
+        bias,
+        out,
+        out_stride,
+        kind,
+        limit_bits,
+        alpha_bits,
+        rounding,
+        multiply,
+    ) = arguments(args, 19)
+    limit, alpha = f64_of(limit_bits), f64_of(alpha_bits)
+    scratch = own(batch, thread)
+    starts, sums = scratch + SCRATCH, scratch + SCRATCH + 8 * AT_ONCE
+    item = 0
+    for expert in range(count):
+        begin, end = i64_at(offsets + 8 * expert), i64_at(offsets + 8 * expert + 8)
+        if begin == end:
+            continue
+        their_scales = scales + 128 * pairs * expert if scales else 0
+        their_bias = bias + 128 * pairs * expert if bias else 0
+        for done in range(begin, end, AT_ONCE):
+            tokens = min(AT_ONCE, end - done)
+            for t in range(tokens):
+                slot = i64_at(order + 8 * (done + t))
+                row = slot // top_k if top_k else slot
+                put_i64(starts + 8 * t, x + 4 * x_stride * row)
+            mine = (thread - item) % threads
+            item += pairs
+            for pair in range(mine, pairs, threads):
+                at = weight + (expert * pairs + pair) * pair_bytes
+                call_helper(multiply, at, columns, starts, tokens, sums, scratch)
+                for t in range(tokens):
+                    to = out + 4 * out_stride * i64_at(order + 8 * (done + t))
+                    place = 32 * pair
+                    low = _kept(_scaled(sums + 128 * t, their_scales, their_bias, place), rounding)
+                    high = _scaled(sums + 128 * t + 64, their_scales, their_bias, place + 16)
+                    high = _kept(high, rounding)
+                    if kind == PLAIN:
+                        store(to + 4 * place, low)
+                        store(to + 4 * place + 64, high)
+                    else:
+                        v = _activated(low, high, kind, limit, alpha)
+                        store(to + 64 * pair, _kept(v, rounding))

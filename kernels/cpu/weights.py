@@ -1,0 +1,209 @@
+"""A model's weights as the step's kernels want them: matrices as tiles, vectors as they are.
+
+Layers are packed one at a time, so that with weights that are read on demand a model is never in
+memory twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinymoe.core import Array, TinymoeError
+from tinymoe.kernels.cpu.batch import aligned
+from tinymoe.kernels.cpu.pack import Packed, order_of, pack
+from tinymoe.kernels.cpu.simd import LANES
+from tinymoe.model.on_demand import OnDemand
+from tinymoe.model.params import (
+    AttentionParams,
+    DenseParams,
+    LayerParams,
+    MoeParams,
+    Params,
+    SharedParams,
+)
+
+Progress = Callable[[int, int], None]  # layers done, of how many
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """One layer's attention."""
+
+    norm: Array
+    norm_bias: Array | None
+    qkv: Packed
+    qkv_bias: Array | None  # in the order of the tiles, as all biases of products
+    qk_norm: Array | None  # (Nq + Nk, D), or (Nq + Nk) * D
+    sinks: Array | None
+    out: Packed
+    out_bias: Array | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """The shared expert."""
+
+    gate_up: Packed
+    down: Packed
+    gate: Packed | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moe:
+    """One layer's router and experts."""
+
+    norm: Array
+    norm_bias: Array | None
+    router: Packed
+    router_bias: Array | None
+    selection_bias: Array | None
+    gate_up: Packed
+    gate_up_bias: Array | None  # (E, pairs * 32)
+    down: Packed
+    down_bias: Array | None
+    shared: Shared | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """A layer's feed-forward part without experts."""
+
+    norm: Array
+    gate_up: Packed
+    down: Packed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """A whole model. With a tied head the embedding is read from the head's tiles."""
+
+    embed: Packed
+    layers: list[tuple[Attention, Moe | Dense]]
+    final_norm: Array
+    final_norm_bias: Array | None
+    head: Packed
+    head_bias: Array | None
+
+    @property
+    def matrices(self) -> list[Packed]:
+        """Every packed matrix, the embedding not twice."""
+        found: dict[int, Packed] = {}
+        pending: list[Any] = [self.embed, self.head, *(p for pair in self.layers for p in pair)]
+        while pending:
+            part = pending.pop()
+            if isinstance(part, Packed):
+                found[id(part)] = part
+            elif hasattr(part, "__slots__"):
+                pending += [getattr(part, name) for name in part.__slots__]
+        return list(found.values())
+
+
+def vector(values: Array | None) -> Array | None:
+    """A float32 copy that vectors of 16 may be read from: zeros behind its end."""
+    if values is None:
+        return None
+    flat = np.asarray(values, np.float32).reshape(-1)
+    out = aligned(len(flat) + LANES)
+    out[: len(flat)] = flat
+    return out
+
+
+def bias_of(values: Array | None, *, gate_up: bool = False) -> Array | None:
+    """Biases (N,) or (E, N) of a product's rows, in the order of its tiles."""
+    if values is None:
+        return None
+    stack = np.atleast_2d(np.asarray(values, np.float32))
+    order = order_of(stack.shape[1], gate_up)
+    out = aligned(len(stack) * len(order)).reshape(len(stack), -1)
+    out[:, order >= 0] = stack[:, order[order >= 0]]
+    return out
+
+
+def weights_of(params: Params, progress: Progress | None = None) -> Weights:
+    """Pack everything; `progress` is told of each layer."""
+    tied = params.head is params.embed or (
+        isinstance(params.head, OnDemand)
+        and isinstance(params.embed, OnDemand)
+        and params.head is params.embed
+    )
+    embed = pack(_array(params.embed))
+    layers = []
+    for index in range(len(params.layers)):  # not `for layer in`: read, packed, and dropped
+        layers.append(_layer(params.layers[index], index))
+        if progress is not None:
+            progress(index + 1, len(params.layers))
+    return Weights(
+        embed=embed,
+        layers=layers,
+        final_norm=_needed(vector(params.final_norm)),
+        final_norm_bias=vector(params.final_norm_bias),
+        head=embed if tied else pack(_array(params.head)),
+        head_bias=bias_of(params.head_bias),
+    )
+
+
+def _array(weight: Any) -> Array | OnDemand:
+    if isinstance(weight, np.ndarray | OnDemand):
+        return weight
+    raise TinymoeError(
+        f"the compiled kernels leave inputs as they are, got {type(weight).__name__}: use other "
+        "numerics than 'checkpoint', or the backend 'numpy'"
+    )
+
+
+def _needed(values: Array | None) -> Array:
+    if values is None:
+        raise TinymoeError("a weight is missing")
+    return values
+
+
+def _layer(layer: LayerParams, index: int) -> tuple[Attention, Moe | Dense]:
+    attention = layer.attention
+    if not isinstance(attention, AttentionParams):
+        raise TinymoeError(f"layer {index}: no kernels for {type(attention).__name__}")
+    made = Attention(
+        norm=_needed(vector(attention.norm)),
+        norm_bias=vector(attention.norm_bias),
+        qkv=pack(_array(attention.qkv)),
+        qkv_bias=bias_of(attention.qkv_bias),
+        qk_norm=vector(attention.qk_norm),
+        sinks=vector(attention.sinks),
+        out=pack(_array(attention.out)),
+        out_bias=bias_of(attention.out_bias),
+    )
+    return made, _moe(layer.ffn) if isinstance(layer.ffn, MoeParams) else _dense(layer.ffn)
+
+
+def _moe(params: MoeParams) -> Moe:
+    return Moe(
+        norm=_needed(vector(params.norm)),
+        norm_bias=vector(params.norm_bias),
+        router=pack(_array(params.router)),
+        router_bias=bias_of(params.router_bias),
+        selection_bias=vector(params.selection_bias),
+        gate_up=pack(_array(params.gate_up), gate_up=True),
+        gate_up_bias=bias_of(params.gate_up_bias, gate_up=True),
+        down=pack(_array(params.down)),
+        down_bias=bias_of(params.down_bias),
+        shared=None if params.shared is None else _shared(params.shared),
+    )
+
+
+def _shared(params: SharedParams) -> Shared:
+    return Shared(
+        gate_up=pack(_array(params.gate_up), gate_up=True),
+        down=pack(_array(params.down)),
+        gate=None if params.gate is None else pack(_array(params.gate)),
+    )
+
+
+def _dense(params: DenseParams) -> Dense:
+    return Dense(
+        norm=_needed(vector(params.norm)),
+        gate_up=pack(_array(params.gate_up), gate_up=True),
+        down=pack(_array(params.down)),
+    )
