@@ -5,7 +5,9 @@
 thread that never comes.
 """
 
-from tinymoe.kernels.ptx.machine import Report, launch
-from tinymoe.kernels.ptx.parser import DefectError, Kernel, PtxError, parse
+from tinymoe.kernels.ptx.kernel import DefectError, Kernel, PtxError
+from tinymoe.kernels.ptx.launch import launch
+from tinymoe.kernels.ptx.parser import parse
+from tinymoe.kernels.ptx.report import Report
 
 __all__ = ["DefectError", "Kernel", "PtxError", "Report", "launch", "parse"]

@@ -1,143 +1,221 @@
-"""What one arithmetic instruction computes, on arrays of one element a thread.
+"""Floating-point arithmetic: f32, f64, and f16 and bf16, alone and in pairs.
 
-Exact: integers, and + - * / fma sqrt rcp in f32 with one rounding to nearest even. A float `approx`
-is computed as its correctly rounded twin: near the hardware's result, not its bits.
+Exact: + - * / fma sqrt rcp, each with one rounding in the mode asked for (f64: directions for
++ - * only). An `approx` is computed as its correctly rounded twin: near the hardware's result, not
+its bits. A NaN that f32 or a half computes is the hardware's 0x7fffffff or 0x7fff.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinymoe.kernels.ptx import halves, rounding
+from tinymoe.kernels.ptx.compute import apply, types
+from tinymoe.kernels.ptx.dispatch import Action, UnsupportedError
+from tinymoe.kernels.ptx.kernel import Instruction, Kernel
+from tinymoe.kernels.ptx.operands import TYPES, DType, reader, writer
+
 Array = np.ndarray[Any, Any]
-KIND = {"u": "u", "s": "i", "b": "u", "f": "f"}
-TYPES = {
-    **{k + str(b): np.dtype(f"{KIND[k]}{b // 8}") for k in "usb" for b in (8, 16, 32, 64)},
-    **{f"f{b}": np.dtype(f"f{b // 8}") for b in (16, 32, 64)},
+TINY = np.float32(2.0**-126)
+
+
+class Real(NamedTuple):
+    """A number type: how a register holds it, and to and from the floats we compute with."""
+
+    stored: DType
+    lift: Callable[[Array], Array]
+    lower: Callable[[Array], Array]
+
+
+def canonical(x: Array) -> Array:
+    """The f32 result of an operation, its NaNs those of the hardware."""
+    x = x.astype("f4", copy=False)
+    if not np.isnan(np.dot(x, x)):  # squares: the sum is NaN only if an element is
+        return x
+    return np.where(np.isnan(x), np.uint32(0x7FFFFFFF), x.view("u4")).view("f4")
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+REALS = {
+    "f32": Real(TYPES["f32"], _same, canonical),
+    "f64": Real(TYPES["f64"], _same, _same),
+    "f16": Real(TYPES["u16"], halves.from_f16, halves.to_f16),
+    "bf16": Real(TYPES["u16"], halves.from_bf16, halves.to_bf16),
+    "f16x2": Real(
+        TYPES["u32"],
+        lambda x: halves.from_f16(x.view("u2")),
+        lambda x: halves.to_f16(x).view("u4"),
+    ),
+    "bf16x2": Real(
+        TYPES["u32"],
+        lambda x: halves.from_bf16(x.view("u2")),
+        lambda x: halves.to_bf16(x).view("u4"),
+    ),
 }
-QUIET = {"rn", "ftz", "approx", "full", "lo", "hi", "wide"}
-
-
-def fma32(a: Array, b: Array, c: Array) -> Array:
-    """a * b + c in f32 with a single rounding.
-
-    The product is exact in f64. The sum is rounded to odd there (its last bit set when inexact),
-    which keeps the second rounding, to f32, from seeing a false tie.
-    """
-    p, c = a.astype("f8") * b.astype("f8"), c.astype("f8")
-    s = p + c
-    back = s - p
-    lost = (p - (s - back)) + (c - back)
-    bits = s.view("i8")
-    fix = np.isfinite(s) & (lost != 0) & ((bits & 1) == 0)
-    odd = np.where(fix, bits + np.where((lost > 0) == (s > 0), 1, -1), bits)
-    return odd.view("f8").astype("f4")
-
-
-def _product(a: Array, b: Array, mods: set[str]) -> Array:
-    if a.dtype.kind == "f":
-        return a * b
-    bits = a.dtype.itemsize * 8
-    if "wide" in mods:
-        wide = np.dtype(f"{a.dtype.kind}{bits // 4}")
-        return a.astype(wide) * b.astype(wide)
-    if "hi" in mods:
-        high = (a.astype(object) * b.astype(object)) >> bits
-        return high.astype(a.dtype)
-    return a * b
-
-
-def _divide(a: Array, b: Array, mods: set[str]) -> Array:
-    if a.dtype.kind == "f":
-        return a / b
-    wide = a.astype(object)
-    with_sign = [abs(int(x)) // abs(int(y)) if y else -1 for x, y in zip(wide, b, strict=True)]
-    signs = np.where((a < 0) != (b < 0), -1, 1)
-    mask = (1 << a.dtype.itemsize * 8) - 1
-    raw = [(q * int(s)) & mask for q, s in zip(with_sign, signs, strict=True)]
-    return np.array(raw, dtype=f"u{a.dtype.itemsize}").view(a.dtype)
-
-
-def _shift_left(a: Array, n: Array, mods: set[str]) -> Array:
-    bits = a.dtype.itemsize * 8  # a shift by the width or more gives 0, it does not wrap
-    return np.where(n >= bits, a.dtype.type(0), a << np.minimum(n, bits - 1).astype(a.dtype))
-
-
-def _shift_right(a: Array, n: Array, mods: set[str]) -> Array:
-    bits = a.dtype.itemsize * 8
-    out = a >> np.minimum(n, bits - 1).astype(a.dtype)
-    return out if a.dtype.kind == "i" else np.where(n >= bits, a.dtype.type(0), out)
-
-
-def _low(a: Array, b: Array, mods: set[str]) -> Array:
-    # -0 is below +0, which np.fmin does not promise; one NaN gives the other number
-    negative = np.where(np.signbit(a), a, b)
-    return np.where(a == b, negative, np.fmin(a, b))
-
-
-def _high(a: Array, b: Array, mods: set[str]) -> Array:
-    positive = np.where(np.signbit(a), b, a)
-    return np.where(a == b, positive, np.fmax(a, b))
-
-
-def _fma(a: Array, b: Array, c: Array, mods: set[str]) -> Array:
-    return fma32(a, b, c)
-
-
-def _mad(a: Array, b: Array, c: Array, mods: set[str]) -> Array:
-    out = _product(a, b, mods)
-    return out + c.astype(out.dtype)
-
-
-ALU: dict[str, Callable[..., Array]] = {
-    "add": lambda a, b, mods: a + b,
-    "sub": lambda a, b, mods: a - b,
-    "mul": _product,
-    "mad": _mad,
-    "fma": _fma,
-    "div": _divide,
-    "rem": lambda a, b, mods: a - _divide(a, b, mods) * b,
-    "min": _low,
-    "max": _high,
-    "and": lambda a, b, mods: a & b,
-    "or": lambda a, b, mods: a | b,
-    "xor": lambda a, b, mods: a ^ b,
-    "not": lambda a, mods: ~a,
-    "neg": lambda a, mods: -a,
-    "abs": lambda a, mods: np.abs(a),
-    "shl": _shift_left,
-    "shr": _shift_right,
-    "sqrt": lambda a, mods: np.sqrt(a),
-    "rcp": lambda a, mods: a.dtype.type(1) / a,
-    "ex2": lambda a, mods: np.exp2(a.astype("f8")).astype(a.dtype),
-    "lg2": lambda a, mods: np.log2(a.astype("f8")).astype(a.dtype),
-}
-COMPARE: dict[str, Callable[[Array, Array], Array]] = {
-    **{"eq": np.equal, "lt": np.less, "le": np.less_equal, "lo": np.less, "ls": np.less_equal},
-    **{"gt": np.greater, "ge": np.greater_equal, "hi": np.greater, "hs": np.greater_equal},
-    "ne": lambda a, b: (a != b) & (a == a) & (b == b),  # false on a NaN, unlike NumPy's
-    "equ": lambda a, b: ~((a != b) & (a == a) & (b == b)),
-    "neu": np.not_equal,
-    "ltu": lambda a, b: ~(a >= b),
-    "leu": lambda a, b: ~(a > b),
-    "gtu": lambda a, b: ~(a <= b),
-    "geu": lambda a, b: ~(a < b),
-}
+QUIET = {"approx", "full", "ftz", "rn"}
+LAST = {"NaN", "sat", "relu", "ftz", "xorsign", "abs"}
 
 
 def flush(x: Array) -> Array:
     """`.ftz`: an f32 below the smallest normal number becomes a zero of its sign."""
-    small = np.abs(x) < np.finfo("f4").tiny
-    return np.where(small, np.copysign(np.float32(0), x), x)
+    small = np.abs(x) < TINY
+    return np.where(small, np.copysign(np.float32(0), x), x) if small.any() else x
 
 
-def convert(x: Array, to: np.dtype[Any], rounding: str) -> Array:
-    """`cvt`: integers keep their low bits, floats to an integer saturate and NaN gives 0."""
-    if x.dtype.kind != "f" or to.kind == "f":
-        return x.astype(to)
-    how = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}[rounding]
-    whole = how(x.astype("f8"))
-    limits = np.iinfo(to)
-    return np.clip(np.nan_to_num(whole, nan=0.0), limits.min, limits.max).astype(to)
+def fma32(a: Array, b: Array, c: Array, mode: str = "rn") -> Array:
+    """a * b + c in f32 with a single rounding."""
+    return rounding.to_f32(rounding.fma_odd(a, b, c), mode)
+
+
+def _sum(a: Array, b: Array, mode: str) -> Array:
+    if mode == "rn":
+        return a + b
+    if a.dtype == np.float64:
+        out = rounding.direct_f64(*rounding.two_sum(a, b), mode)
+    else:
+        out = rounding.to_f32(rounding.add_odd(a.astype("f8"), b.astype("f8")), mode)
+    cancel = (a == -b) & (a != 0) if mode == "rm" else False  # x - x is -0 when rounding down
+    return np.where(cancel, out.dtype.type(-0.0), out)
+
+
+def _product(a: Array, b: Array, mode: str) -> Array:
+    if mode == "rn":
+        return a * b
+    if a.dtype == np.float64:
+        return rounding.direct_f64(*rounding.two_product(a, b), mode)
+    return rounding.to_f32(a.astype("f8") * b.astype("f8"), mode)
+
+
+def _fma(a: Array, b: Array, c: Array, mode: str) -> Array:
+    if a.dtype == np.float64:
+        if mode != "rn":
+            raise UnsupportedError("fma.f64 rounds to nearest only on this machine")
+        return rounding.fma64(a, b, c)
+    return fma32(a, b, c, mode)
+
+
+def _quotient(a: Array, b: Array, mode: str) -> Array:
+    if mode == "rn":
+        return a / b
+    return rounding.to_f32(rounding.divide_odd(a, b), mode)
+
+
+def _root(a: Array, mode: str) -> Array:
+    return np.sqrt(a) if mode == "rn" else rounding.to_f32(rounding.sqrt_odd(a), mode)
+
+
+def lower(a: Array, b: Array) -> Array:
+    """The smaller: -0 is below +0, which np.fmin does not promise; one NaN gives the other."""
+    negative = np.where(np.signbit(a), a, b)
+    return np.where(a == b, negative, np.fmin(a, b))
+
+
+def higher(a: Array, b: Array) -> Array:
+    """The greater, by the same rules."""
+    positive = np.where(np.signbit(a), b, a)
+    return np.where(a == b, positive, np.fmax(a, b))
+
+
+def in_f64(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """`function` in f64, rounded to the type of its argument."""
+    return lambda x: function(x.astype("f8")).astype(x.dtype)
+
+
+ROUNDED: dict[str, tuple[int, Callable[..., Array]]] = {  # sources, function(..., mode)
+    "add": (2, _sum),
+    "sub": (2, lambda a, b, mode: _sum(a, -b, mode)),
+    "mul": (2, _product),
+    "fma": (3, _fma),
+    "mad": (3, _fma),
+    "div": (2, _quotient),
+    "rcp": (1, lambda a, mode: _quotient(a.dtype.type(1), a, mode)),
+    "sqrt": (1, _root),
+}
+APPROXIMATE: dict[str, Callable[[Array], Array]] = {
+    "rsqrt": in_f64(lambda x: 1 / np.sqrt(x)),
+    "ex2": in_f64(np.exp2),
+    "lg2": in_f64(np.log2),
+    "sin": in_f64(np.sin),
+    "cos": in_f64(np.cos),
+    "tanh": in_f64(np.tanh),
+}
+CHOICE = {"min": lower, "max": higher}
+
+
+def decode(kernel: Kernel, i: Instruction) -> Action:
+    """An arithmetic instruction whose type is a float."""
+    base, kind = i.opcode[0], i.opcode[-1]
+    real, mods = REALS[kind], set(i.opcode[1:-1])
+    function = _rounded(base, kind, mods)
+    if base in CHOICE:
+        function = _choice(base, mods)
+    elif base in APPROXIMATE and mods <= QUIET:
+        function = APPROXIMATE[base]
+    if function is None or len(types(i)) > 1:
+        raise UnsupportedError("instruction not supported")
+    ftz = "ftz" in mods and kind == "f32"
+    paired = kind.endswith("x2")
+
+    def run(*values: Array) -> Array:
+        lifted = [real.lift(v) for v in values]
+        if ftz:
+            lifted = [flush(v) for v in lifted]
+        out = function(*lifted)
+        if "sat" in mods:
+            out = np.where(out > 0, np.minimum(out, 1), 0)  # a NaN becomes 0 as well
+        if "relu" in mods:
+            out = np.where(out < 0, 0, out)
+        out = real.lower(out.astype(lifted[0].dtype, copy=False) if kind == "f32" else out)
+        return flush(out) if ftz else out
+
+    sources = [reader(kernel, name, real.stored) for name in i.operands[1:]]
+    if paired:  # an immediate stands for both halves of every thread
+        sources = [_spread(s) for s in sources]
+    return apply(run, sources, writer(kernel, i.operands[0], real.stored))
+
+
+def _spread(source: Callable[[Any], Array]) -> Callable[[Any], Array]:
+    return lambda m: m.spread(source(m))
+
+
+def _rounded(base: str, kind: str, mods: set[str]) -> Callable[..., Array] | None:
+    if base not in ROUNDED or mods - set(rounding.MODES) - QUIET - {"sat", "relu"}:
+        return None
+    count, function = ROUNDED[base]
+    mode = next((m for m in rounding.MODES if m in mods), "rn")
+    half = kind not in ("f32", "f64")
+    if half and (mode != "rn" or base in ("div", "rcp", "sqrt", "mad")):
+        return None
+    if kind == "f64" and mode != "rn" and base not in ("add", "sub", "mul"):
+        return None
+    if half and count == 3:
+        return rounding.fma_odd
+    return lambda *values: function(*values, mode)
+
+
+def _choice(base: str, mods: set[str]) -> Callable[..., Array] | None:
+    """`min` and `max`, of two or three."""
+    if mods - LAST:
+        return None
+    choose = CHOICE[base]
+
+    def run(*values: Array) -> Array:
+        if "xorsign" not in mods:
+            out = reduce(choose, values)
+        else:
+            signs = reduce(np.logical_xor, map(np.signbit, values))
+            out = np.abs(reduce(choose, map(np.abs, values)))
+            out = np.where(signs, -out, out)
+        if "NaN" in mods:
+            lost = reduce(np.logical_or, map(np.isnan, values))
+            out = np.where(lost, out.dtype.type(np.nan), out)
+        return out
+
+    return run

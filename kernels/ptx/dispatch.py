@@ -1,6 +1,9 @@
-"""Where an instruction finds the code that runs it: `HANDLERS`, by the first part of its opcode.
+"""Where an instruction finds the code that runs it, by the first part of its opcode.
 
-A module of instructions fills the table when it is imported; `instructions.py` imports them all.
+There are two tables, filled when a module of instructions is imported (`instructions.py` imports
+them all). `DECODERS` are for what runs a million times: called once for each line of the PTX text,
+they look everything up and give back a function of the machine. `HANDLERS` are simpler, and right
+for instructions that do much at once:
 
     def ldmatrix(machine: Threads, i: Instruction) -> None:
         at = machine.address(i.operands[1])
@@ -16,9 +19,13 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from tinymoe.kernels.ptx.parser import Instruction
+from tinymoe.kernels.ptx.kernel import Instruction, Kernel, PtxError
 
 Array = np.ndarray[Any, Any]
+
+
+class UnsupportedError(PtxError):
+    """Raised by a decoder; the machine adds the place and the instruction's text."""
 
 
 class Threads(Protocol):
@@ -62,8 +69,22 @@ class Threads(Protocol):
         """Raise PtxError: something this machine cannot do, with the instruction's text."""
 
 
+Action = Callable[[Any], None]  # of the machine
 Handler = Callable[[Any, Instruction], None]
+Decoder = Callable[[Kernel, Instruction], Action]
 HANDLERS: dict[str, Handler] = {}
+DECODERS: dict[str, Decoder] = {}
+
+
+def decoder(*names: str) -> Callable[[Decoder], Decoder]:
+    """Enter a function in `DECODERS` under these opcodes."""
+
+    def enter(function: Decoder) -> Decoder:
+        for name in names:
+            DECODERS[name] = function
+        return function
+
+    return enter
 
 
 def elements(operand: str) -> tuple[str, ...]:

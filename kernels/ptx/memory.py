@@ -1,94 +1,96 @@
-"""Global buffers and shared memory, with the checks that a GPU does not make."""
+"""One state space as bytes, with the checks of bounds and alignment that a GPU does not make.
+
+Between any two variables lie at least `GAP` bytes that belong to nobody, so an access just past
+the end of one never lands in the next.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tinymoe.kernels.ptx.arithmetic import Array
+from tinymoe.kernels.ptx.race import Shadow
 
-GAP = 256  # bytes nobody owns between two buffers: a store past the end lands in none
-SEVERAL = -2
+Array = np.ndarray[Any, Any]
+GAP = 256
+WIDEST = 32  # bytes: the widest access there is, ld.v8.b32
+
+
+@dataclass(frozen=True)
+class Owned:
+    """Bytes `start` to `start + size` of a space, and whose they are."""
+
+    start: int
+    size: int
+    name: str
 
 
 class Memory:
-    """Bytes, which of them exist, and who touched each 4-byte word since the last barrier.
+    """`copies` equal parts of `stride` bytes: one a block (shared), a thread (local), or one."""
 
-    Two accesses to a word from different warps conflict when no barrier lies between them, one
-    of them writes and they are not both atomic; warps of different blocks have no barrier at all.
-    The order inside one warp is not checked.
-    """
+    def __init__(
+        self, regions: list[Owned], copies: int = 1, fill: int = 0, grain: int | None = None
+    ) -> None:
+        """`grain`: the narrowest access in bytes, for the race detector; None: no detector."""
+        self.regions, self.fill, self.grain = regions, fill, grain
+        end = max((r.start + r.size for r in regions), default=0)
+        self.stride = -(-end // GAP) * GAP + GAP
+        # how many bytes from here to the end of the variable, at most WIDEST: 0 is nobody's
+        self.room = np.zeros(self.stride, np.uint8)
+        for region in regions:
+            left = np.arange(region.size, 0, -1)
+            self.room[region.start : region.start + region.size] = np.minimum(left, WIDEST)
+        self._fill(copies)
 
-    def __init__(self, size: int) -> None:
-        size = -(-size // GAP) * GAP + GAP
-        self.data = np.zeros(size, np.uint8)
-        self.exists = np.zeros(size, bool)
-        words = size // 4
-        self.owner = {kind: np.full(words, -1, np.int64) for kind in ("read", "write", "atomic")}
-        self.block = {kind: np.full(words, -1, np.int64) for kind in self.owner}
-        self.epoch = {kind: np.full(words, -1, np.int64) for kind in self.owner}
+    def _fill(self, copies: int) -> None:
+        self.data = np.full(self.stride * copies, self.fill, np.uint8)
+        self.views = {1: self.data} | {n: self.data.view(f"u{n}") for n in (2, 4, 8)}
+        self.shadow = Shadow(len(self.data), self.grain) if self.grain else None
 
-    def check(self, at: Array, size: int) -> tuple[int, str] | None:
-        """The first of the accesses `at` that is misaligned or outside, and what is wrong."""
-        for bad, what in (
-            (at % size != 0, f"is not aligned to its {size} bytes"),
-            ((at < 0) | (at + size > len(self.data)), "is outside every buffer"),
-        ):
-            if bad.any():
-                return int(np.argmax(bad)), what
-        outside = ~self.exists[at[:, None] + np.arange(size)].all(axis=1)
-        return (int(np.argmax(outside)), "is outside every buffer") if outside.any() else None
+    def again(self, copies: int) -> Memory:
+        """The same layout, fresh, so many times."""
+        other = copy(self)
+        other._fill(copies)
+        return other
 
-    def load(self, at: Array, dtype: np.dtype[Any]) -> Array:
-        """Values at byte offsets `at` (N,)."""
-        raw = self.data[at[:, None] + np.arange(dtype.itemsize)]
-        return np.ascontiguousarray(raw).view(dtype)[:, 0]
-
-    def store(self, at: Array, values: Array) -> None:
-        """Write `values` (N,) at byte offsets `at`; of two to one place, the last stays."""
-        size = values.dtype.itemsize
-        raw = np.ascontiguousarray(values).view(np.uint8).reshape(-1, size)
-        self.data[at[:, None] + np.arange(size)] = raw
-
-    def update(self, at: Array, values: Array, change: Callable[[Any, Any], Any]) -> Array:
-        """Apply `change` one thread after another, in their order; what each of them found."""
-        old = np.zeros_like(values)
-        for k in range(len(at)):
-            one = at[k : k + 1]
-            old[k] = self.load(one, values.dtype)[0]
-            self.store(one, np.array([change(old[k], values[k])], values.dtype))
-        return old
-
-    def race(
-        self, kind: str, words: Array, warp: int, block: int, epoch: int
-    ) -> tuple[int, str] | None:
-        """Record one warp's access; the index of a conflicting one and what it conflicts with."""
-        against = {"read": ("write", "atomic"), "write": ("read", "write", "atomic")}
-        for other in against.get(kind, ("read", "write")):
-            clash = self._other(other, words, warp, block, epoch)
-            if clash.any():
-                return int(np.argmax(clash)), f"an earlier {other}"
-        first = self.owner[kind][words] == -1
-        mixed = self._other(kind, words, warp, block, epoch)
-        self.owner[kind][words] = np.where(mixed, SEVERAL, warp)
-        same = first | (self.block[kind][words] == block)
-        self.block[kind][words] = np.where(same, block, SEVERAL)
-        self.epoch[kind][words] = epoch
+    def fault(self, at: Array, size: int) -> tuple[int, str] | None:
+        """The first of the accesses `at` (offsets in a part) that is wrong, and how."""
+        if len(at) == 0:
+            return None
+        if int(np.bitwise_or.reduce(at)) & (size - 1):
+            bad = int(np.argmax((at & np.uint64(size - 1)) != 0))
+            return bad, f"is not aligned to its {size} bytes"
+        inside = np.minimum(at, np.uint64(self.stride - 1)).view(np.int64)
+        short = self.room.take(inside) < size
+        if short.any() or int(at.max()) >= self.stride:
+            bad = int(np.argmax(short | (at >= self.stride)))
+            return bad, self.whose(int(at[bad]), size)
         return None
 
-    def _other(self, kind: str, words: Array, warp: int, block: int, epoch: int) -> Array:
-        owner, where = self.owner[kind][words], self.block[kind][words]
-        live = (where != block) | (self.epoch[kind][words] == epoch)
-        return (owner != -1) & (owner != warp) & live
+    def whose(self, at: int, size: int) -> str:
+        """For a message: where an address outside every variable lies."""
+        before = [r for r in self.regions if r.start <= at < r.start + r.size + GAP]
+        if before:
+            r = before[-1]
+            over = at + size - r.start - r.size
+            return (
+                f"is outside every buffer: {over} bytes past the end of {r.name} ({r.size} bytes)"
+            )
+        after = [r for r in self.regions if at < r.start <= at + GAP]
+        if after:
+            r = after[0]
+            return f"is outside every buffer: {r.start - at} bytes before {r.name} ({r.size} bytes)"
+        return "is outside every buffer"
 
+    def load(self, index: Array, dtype: np.dtype[Any]) -> Array:
+        """Values at aligned byte offsets `index` of the whole array."""
+        size = dtype.itemsize
+        return self.views[size].take(index >> (size.bit_length() - 1)).view(dtype)
 
-ATOMIC: dict[str, Callable[[Any, Any], Any]] = {
-    "add": lambda old, new: old + new,
-    "min": min,
-    "max": max,
-    "exch": lambda old, new: new,
-    "and": lambda old, new: old & new,
-    "or": lambda old, new: old | new,
-}
+    def store(self, index: Array, values: Array) -> None:
+        """Write at aligned byte offsets; of two to one place, the last stays."""
+        size = values.dtype.itemsize
+        self.views[size][index >> (size.bit_length() - 1)] = values.view(f"u{size}")

@@ -27,7 +27,11 @@ def one(instruction: str, size: int, *inputs: Any) -> np.ndarray[Any, Any]:
         for j, k in enumerate(names)
     )
     params = ", ".join(f".param .u64 p{k}" for k in names)
+    registers = "".join(
+        f".reg .b{8 * x.itemsize} %{k};" for k, x in zip(names, inputs, strict=True)
+    )
     text = f""".entry k(.param .u64 out, {params}) {{
+        .reg .b64 %q, %px, %py, %pz, %o<9>; .reg .b32 %t; .reg .b{bits} %d; {registers}
         mov.u32 %t, %tid.x; mul.wide.u32 %o1, %t, 1; mul.wide.u32 %o2, %t, 2;
         mul.wide.u32 %o4, %t, 4; mul.wide.u32 %o8, %t, 8; {loads} {instruction};
         ld.param.u64 %q, [out]; add.s64 %q, %q, %o{size}; st.global.b{bits} [%q], %d; ret; }}"""
@@ -167,8 +171,8 @@ def test_different_barriers_are_found() -> None:
 
 
 def test_an_unsupported_instruction_says_so() -> None:
-    text = ".entry k(.param .u64 out) {\n tanh.approx.f32 %f1, 0f00000000;\n ret;\n}"
-    with pytest.raises(PtxError, match=r"PTX line 2: instruction not supported: `tanh.approx.f32"):
+    text = ".entry k(.param .u64 out) {\n wgmma.fence.aligned;\n ret;\n}"
+    with pytest.raises(PtxError, match=r"PTX line 2: instruction not supported: `wgmma.fence"):
         launch(parse(text)["k"], 1, 1, [np.zeros(1, "f4")])
 
 
@@ -187,7 +191,7 @@ def test_one_array_given_twice_is_one_buffer() -> None:
 
 @pytest.mark.parametrize("line", ["bra nowhere", "ld.param.u64 %q, [nothing]"])
 def test_a_name_that_is_not_there_is_named(line: str) -> None:
-    text = f".entry k(.param .u64 out) {{\n {line};\n ret;\n}}"
+    text = f".entry k(.param .u64 out) {{ .reg .b64 %q;\n {line};\n ret;\n}}"
     with pytest.raises(PtxError, match=r"PTX line 2: there is no such"):
         launch(parse(text)["k"], 1, 1, [np.zeros(1, "f4")])
 

@@ -1,0 +1,177 @@
+"""What the lanes of a warp tell one another: shuffles, votes, matches, reductions.
+
+By the time an action here runs, all lanes that its mask names are among the running threads and
+agree about the mask (`warp_wait.py`). Several warps, and several groups in one warp, run together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinymoe.kernels.ptx.compute import modifiers, types
+from tinymoe.kernels.ptx.dispatch import Action, UnsupportedError, decoder
+from tinymoe.kernels.ptx.kernel import Instruction, Kernel
+from tinymoe.kernels.ptx.operands import TYPES, U32, Array, reader, writer
+
+PRED = TYPES["pred"]
+BIT = np.uint32(1) << np.arange(32, dtype=np.uint32)
+FULL = np.array([0xFFFFFFFF], "u4")
+
+
+@decoder("shfl")
+def shfl(kernel: Kernel, i: Instruction) -> Action:
+    """`shfl.sync.mode.b32 d|p, a, b, c, mask`: the value of another lane; p: it was in range."""
+    mode = modifiers(i, "sync", "up", "down", "bfly", "idx") - {"sync"}
+    if "sync" not in i.opcode or len(mode) != 1 or types(i) != ["b32"]:
+        raise UnsupportedError("instruction not supported")
+    pick = PICK[mode.pop()]
+    first, _, second = i.operands[0].partition("|")
+    put = writer(kernel, first, U32)
+    flag = writer(kernel, second, PRED) if second else None
+    a, b, c, mask = (reader(kernel, name, U32) for name in i.operands[1:5])
+
+    def run(m: Any) -> None:
+        lane = (m.lanes & 31).astype("i8")
+        offset, clamp = b(m).astype("i8") & 31, c(m).astype("i8")
+        segment = (clamp >> 8) & 31
+        low = lane & segment
+        source, valid = pick(lane, offset, low, low | (clamp & 31 & ~segment), segment)
+        source = np.where(valid, source, lane)
+        where = (m.lanes & ~31) | source
+        _present(m, where, source, mask(m))
+        value = np.zeros(m.size, "u4")
+        value[m.lanes] = a(m)
+        put(m, value[where])
+        if flag:
+            flag(m, valid)
+
+    return run
+
+
+PICK: dict[str, Callable[[Array, Array, Array, Array, Array], tuple[Array, Array]]] = {
+    "up": lambda lane, b, low, top, s: (lane - b, lane - b >= top),
+    "down": lambda lane, b, low, top, s: (lane + b, lane + b <= top),
+    "bfly": lambda lane, b, low, top, s: (lane ^ b, (lane ^ b) <= top),
+    "idx": lambda lane, b, low, top, s: (low | (b & ~s), (low | (b & ~s)) <= top),
+}
+
+
+def _present(m: Any, where: Array, source: Array, mask: Array) -> None:
+    """Raise a finding where a lane reads from one that takes no part."""
+    named = (mask & BIT[source]) != 0
+    if named.all() and m.exists[where].all():
+        return
+    k = int(np.argmax(~(named & m.exists[where])))
+    m.fail(f"reads lane {int(source[k])}, which takes no part", int(m.lanes[k]))
+
+
+def ballot(m: Any, votes: Array, mask: Array) -> Array:
+    """(N,) uint32: the lanes of each thread's mask whose vote is true."""
+    there = np.zeros(m.size, bool)
+    there[m.lanes] = votes
+    words = np.packbits(there.reshape(-1, 32), axis=1, bitorder="little").view("<u4")[:, 0]
+    return words[m.lanes >> 5] & mask
+
+
+def taking_part(m: Any, mask: Array) -> Array:
+    """(N,) uint32: the lanes of each thread's mask that exist."""
+    return ballot(m, np.ones(len(m.lanes), bool), mask)
+
+
+@decoder("vote")
+def vote(kernel: Kernel, i: Instruction) -> Action:
+    """`vote.sync.all / any / uni.pred` and `vote.sync.ballot.b32`."""
+    mode = modifiers(i, "sync", "all", "any", "uni", "ballot") - {"sync"}
+    if "sync" not in i.opcode or len(mode) != 1:
+        raise UnsupportedError("instruction not supported")
+    how, name = mode.pop(), i.operands[1]
+    put = writer(kernel, i.operands[0], U32 if how == "ballot" else PRED)
+    source, mask = reader(kernel, name.lstrip("!"), PRED), reader(kernel, i.operands[2], U32)
+
+    def run(m: Any) -> None:
+        votes = m.spread(source(m))
+        named = mask(m)
+        yes = ballot(m, ~votes if name[0] == "!" else votes, named)
+        if how == "ballot":
+            put(m, yes)
+        elif how == "any":
+            put(m, yes != 0)
+        else:
+            every = yes == taking_part(m, named)
+            put(m, every if how == "all" else every | (yes == 0))
+
+    return run
+
+
+@decoder("activemask")
+def activemask(kernel: Kernel, i: Instruction) -> Action:
+    """The lanes that run this instruction together, here and now."""
+    put = writer(kernel, i.operands[0], U32)
+    return lambda m: put(m, taking_part(m, FULL))
+
+
+@decoder("match")
+def match(kernel: Kernel, i: Instruction) -> Action:
+    """`match.any`: the lanes with my value. `match.all`: the mask if all agree, else 0."""
+    mode, names = modifiers(i, "any", "all", "sync") - {"sync"}, types(i)
+    if len(mode) != 1 or names not in (["b32"], ["b64"]):
+        raise UnsupportedError("instruction not supported")
+    first, _, second = i.operands[0].partition("|")
+    put = writer(kernel, first, U32)
+    flag = writer(kernel, second, PRED) if second else None
+    source, mask = (
+        reader(kernel, i.operands[1], TYPES[names[0]]),
+        reader(kernel, i.operands[2], U32),
+    )
+
+    def run(m: Any) -> None:
+        values = np.zeros(m.size, TYPES[names[0]])
+        values[m.lanes] = source(m)
+        mates = values.reshape(-1, 32)[m.lanes >> 5]
+        same = (mates == values[m.lanes][:, None]) * BIT
+        named = taking_part(m, mask(m))
+        found = same.sum(axis=1, dtype="u4") & named
+        if mode == {"all"}:
+            found = np.where(found == named, found, 0).astype("u4")
+        put(m, found)
+        if flag:
+            flag(m, found != 0)
+
+    return run
+
+
+REDUCE: dict[str, np.ufunc] = {
+    **{"add": np.add, "min": np.minimum, "max": np.maximum},
+    **{"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor},
+}
+
+
+@decoder("redux")
+def redux(kernel: Kernel, i: Instruction) -> Action:
+    """`redux.sync.op`: one value made of those of all lanes of the mask."""
+    mode, names = modifiers(i, "sync", *REDUCE) - {"sync"}, types(i)
+    if len(mode) != 1 or names not in (["u32"], ["s32"], ["b32"]):
+        raise UnsupportedError("instruction not supported")
+    function, dtype = REDUCE[mode.pop()], TYPES[names[0]]
+    source, mask = reader(kernel, i.operands[1], dtype), reader(kernel, i.operands[2], U32)
+    put = writer(kernel, i.operands[0], dtype)
+
+    def run(m: Any) -> None:
+        values, group = m.spread(source(m)), (m.lanes >> 5) << 32 | m.spread(mask(m))
+        order = np.argsort(group, kind="stable")
+        first = np.flatnonzero(np.diff(group[order], prepend=-1))
+        totals = function.reduceat(values[order], first)
+        out = np.empty_like(values)
+        out[order] = np.repeat(totals, np.diff(first, append=len(order)))
+        put(m, out)
+
+    return run
+
+
+@decoder("bar.warp")
+def syncwarp(kernel: Kernel, i: Instruction) -> Action:
+    """`bar.warp.sync`: waiting was all there is to do."""
+    return lambda m: None
