@@ -39,6 +39,8 @@ class Threads(Protocol):
 
     lanes: Array  # (N,) int64: the slots of the running threads, ascending
     state: dict[str, Any]  # a handler's own memory between instructions, e.g. pending copies
+    watchers: list[Callable[[str, Array, int, Array], None]]  # told of every access: the space,
+    # byte offsets (N,) in its memory, bytes of each, and the threads' slots (N,)
 
     def read(self, operand: str, dtype: np.dtype[Any]) -> Array:
         """(N,) of `dtype`: a register's low bits, an immediate, a special register, a symbol."""

@@ -63,6 +63,7 @@ class Machine:
         self.lanes, self.select = slots, slice(0, self.size)  # type: Array, slice | Array
         self.registers: dict[str, Array] = {}
         self.state: dict[str, Any] = {}
+        self.watchers: list[Callable[[str, Array, int, Array], None]] = []
         self.specials: dict[str, Array] = {}
         self.memories = dict(card.memories)
         for space, copies in (("shared", count), ("local", self.size)):
@@ -232,6 +233,8 @@ class Machine:
         index = at.view(np.int64)
         if space in self.part:
             index = index + self.part[space][lanes] * memory.stride
+        for watch in self.watchers:  # e.g. copies under way: (space, offsets, bytes, lanes)
+            watch(space, index, size, lanes)
         if memory.shadow is not None:
             self._race(memory.shadow, space, index, size, kind, lanes)
         if self.card.counting and space in self.traffic:

@@ -56,7 +56,8 @@ def ptx(
 
 def _show(done: Report | None, finding: str | None, args: list[Any], as_json: bool) -> None:
     heads = [a.ravel()[:HEAD].tolist() for a in args]
-    ran = vars(done) if done else None
+    counts = ("executed", "instructions", "thread_instructions")
+    ran = {name: getattr(done, name) for name in counts} if done else None
     if as_json:
         print(json.dumps({"finding": finding, "ran": ran, "arguments": heads}))
         return
