@@ -31,6 +31,17 @@ def collect(registers: Array, transposed: bool = False) -> Array:
     return tiles.swapaxes(2, 3) if transposed else tiles
 
 
+def whole_warps(machine: Threads) -> Array:
+    """The running threads as (W, 32): these instructions need every lane of a warp."""
+    lanes = machine.lanes
+    counts = np.bincount(lanes // 32)
+    short = np.flatnonzero((counts != 0) & (counts != 32))
+    if len(short):
+        lane = int(lanes[np.argmax(lanes // 32 == short[0])])
+        machine.fail(f"this needs all 32 lanes, and the warp has {counts[short[0]]}", lane)
+    return lanes.reshape(-1, 32)
+
+
 def _count(machine: Threads, i: Instruction) -> tuple[int, bool]:
     """How many tiles, and whether transposed, of the 8 x 8 form with 16-bit elements."""
     mods = set(i.opcode[1:])
@@ -43,11 +54,9 @@ def _count(machine: Threads, i: Instruction) -> tuple[int, bool]:
 
 def _ldmatrix(machine: Threads, i: Instruction) -> None:
     count, transposed = _count(machine, i)
-    everybody = machine.lanes.reshape(-1, 32)
+    lanes = whole_warps(machine)[:, : 8 * count]  # the other lanes' addresses are not read
     at = machine.address(i.operands[1]).reshape(-1, 32)[:, : 8 * count]
-    machine.lanes = everybody[:, : 8 * count].ravel()  # the other lanes' addresses are not read
-    rows = machine.load("shared", at.ravel(), WORD, 4)
-    machine.lanes = everybody.ravel()
+    rows = machine.load("shared", at.ravel(), WORD, 4, lanes.ravel())
     tiles = np.ascontiguousarray(rows).view(np.uint16).reshape(-1, count, 8, 8)
     registers = spread(tiles, transposed)
     for k, name in enumerate(_named(machine, i.operands[0], count)):
@@ -57,16 +66,17 @@ def _ldmatrix(machine: Threads, i: Instruction) -> None:
 def _stmatrix(machine: Threads, i: Instruction) -> None:
     count, transposed = _count(machine, i)
     names = _named(machine, i.operands[1], count)
+    lanes = whole_warps(machine)[:, : 8 * count]
     registers = np.stack([machine.read(name, WORD).reshape(-1, 32) for name in names], axis=2)
     rows = np.ascontiguousarray(collect(registers, transposed)).view(WORD).reshape(-1, 4)
     at = machine.address(i.operands[0]).reshape(-1, 32)[:, : 8 * count]
-    lanes = machine.lanes.reshape(-1, 32)[:, : 8 * count]
     machine.store("shared", at.ravel(), rows, lanes.ravel())
 
 
 def _movmatrix(machine: Threads, i: Instruction) -> None:
     if set(i.opcode[1:]) != {"sync", "aligned", "m8n8", "trans", "b16"}:
         machine.refuse("only .m8n8.trans.b16 is supported")
+    whole_warps(machine)
     tiles = collect(machine.read(i.operands[1], WORD).reshape(-1, 32, 1))
     machine.write(i.operands[0], spread(tiles, transposed=True).ravel())
 

@@ -16,7 +16,8 @@ import numpy as np
 from tinymoe.formats import bf16, e2m1, e4m3, e8m0
 from tinymoe.kernels.ptx.arithmetic import Array
 from tinymoe.kernels.ptx.dispatch import HANDLERS, Threads, elements
-from tinymoe.kernels.ptx.fragments import BITS, Fragment, fragment_map, read_mma
+from tinymoe.kernels.ptx.fragments import Fragment, fragment_map, read_mma
+from tinymoe.kernels.ptx.ldmatrix import whole_warps
 from tinymoe.kernels.ptx.parser import Instruction, PtxError
 
 _BYTE = np.arange(256, dtype=np.uint8)
@@ -33,38 +34,43 @@ VALUES: dict[str, Array] = {  # of the short types, by code
     "ue8m0": e8m0.decode(_BYTE, reading="nan"),
 }
 _TABLES = {name: values.astype(np.float64) for name, values in VALUES.items()}
+_PAIRS = {  # of the two elements of a byte, the low one first, as one item of 16 bytes
+    name: np.stack([table[_BYTE & 15], table[_BYTE >> 4]], axis=1).view(np.complex128)[:, 0]
+    for name, table in _TABLES.items()
+    if len(table) == 16
+}
 
 
-def codes(registers: Array, bits: int) -> Array:
-    """Registers (..., R) uint32 to their elements (..., R * 32 / bits), low bits first."""
-    raw = np.ascontiguousarray(registers)
-    if bits > 4:
-        return raw.view(f"u{bits // 8}")
-    out = np.empty((*raw.shape[:-1], raw.shape[-1] * 8), np.uint8)
-    out[..., 0::2], out[..., 1::2] = raw.view(np.uint8) & 15, raw.view(np.uint8) >> 4
-    return out
-
-
-def decode(c: Array, name: str) -> Array:
-    """Elements, as bits, to float64: exact for every type.
+def decode(words: Array, name: str) -> Array:
+    """Registers or bytes (W, N) to the float64 elements in them (W, ...): exact for every type.
 
     tf32 keeps 10 of a float32's 23 fraction bits: the hardware does not look at the others.
     """
+    if name in _PAIRS:
+        return np.take(_PAIRS[name], words.view(np.uint8)).view(np.float64)
     if name in _TABLES:
-        return np.take(_TABLES[name], c)
+        return np.take(_TABLES[name], words.view(np.uint8))
     if name == "bf16":
-        return bf16.decode(c).astype(np.float64)
+        return bf16.decode(words.view(np.uint16)).astype(np.float64)
     if name == "tf32":
-        return (c & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
-    return c.view({"f16": "f2", "f32": "f4", "s32": "i4"}[name]).astype(np.float64)
+        words = words & np.uint32(0xFFFFE000)
+    kept = {"f16": "f2", "f32": "f4", "tf32": "f4", "s32": "i4"}
+    return words.view(kept[name]).astype(np.float64)
 
 
 @lru_cache(maxsize=256)
-def _order(fragment: Fragment, by_column: bool) -> Array:
-    """Positions of a tile's elements in (lane, register, element) order, row after row."""
-    row, col = fragment.row.ravel(), fragment.col.ravel()
+def _order(fragment: Fragment, by_column: bool) -> tuple[str, Array]:
+    """What a tile consists of, registers ("u4") or bytes, and where they are, row after row.
+
+    The elements of a register are neighbours in the tile, so it moves as a whole. Not so the
+    scales, of which some bytes are not looked at.
+    """
+    row, col, unit = fragment.row, fragment.col, "u1"
+    if (row >= 0).all():
+        row, col, unit = row[:, :, 0], col[:, :, 0], "u4"
+    row, col = row.ravel(), col.ravel()
     order = np.lexsort((row, col) if by_column else (col, row))
-    return order[row[order] >= 0]
+    return unit, order[row[order] >= 0]
 
 
 def gather(registers: Array, fragment: Fragment, name: str, by_column: bool = False) -> Array:
@@ -72,16 +78,18 @@ def gather(registers: Array, fragment: Fragment, name: str, by_column: bool = Fa
 
     by_column: (W, columns, rows) instead, the transpose.
     """
-    flat = codes(registers, BITS[name]).reshape(len(registers), -1)
+    unit, order = _order(fragment, by_column)
+    flat = np.ascontiguousarray(registers).reshape(len(registers), -1).view(unit)
     shape = fragment.shape[::-1] if by_column else fragment.shape
-    return decode(flat[:, _order(fragment, by_column)].reshape(-1, *shape), name)
+    return decode(np.take(flat, order, axis=1), name).reshape(-1, *shape)
 
 
-def scatter(tiles: Array, fragment: Fragment, name: str) -> Array:
+def scatter(tiles: Array, fragment: Fragment) -> Array:
     """Tiles (W, rows, columns) of bits to registers (W, 32, R) uint32: the way back of `gather`."""
-    flat = np.zeros((len(tiles), fragment.row.size), f"u{BITS[name] // 8}")
-    flat[:, _order(fragment, False)] = tiles.reshape(len(tiles), -1)
-    return flat.view(np.uint32).reshape(len(tiles), 32, -1)
+    words = np.ascontiguousarray(tiles).reshape(len(tiles), -1).view(np.uint32)
+    flat = np.empty_like(words)
+    flat[:, _order(fragment, False)[1]] = words
+    return flat.reshape(len(tiles), 32, -1)
 
 
 def encode(total: Array, name: str, saturate: bool = False) -> Array:
@@ -121,7 +129,7 @@ def mma(
         right = right * np.repeat(by_column, size, axis=2)
     with np.errstate(invalid="ignore"):  # infinity times zero is NaN, as on the GPU
         total = left @ right.swapaxes(1, 2) + gather(c, layout["c"], what.sum)
-    return scatter(encode(total, what.sum, what.saturate), layout["c"], what.sum)
+    return scatter(encode(total, what.sum, what.saturate), layout["c"])
 
 
 def _execute(machine: Threads, i: Instruction) -> None:
@@ -134,6 +142,7 @@ def _execute(machine: Threads, i: Instruction) -> None:
     out, *given = i.operands
     if len(given) != (7 if what.scale else 3):
         machine.refuse(f"{len(given) + 1} operands, expected {8 if what.scale else 4}")
+    whole_warps(machine)
     a, b, c = (_registers(machine, operand) for operand in given[:3])
     scales = [_registers(machine, operand) for operand in given[3::2]]
     selectors = [_selector(machine, operand) for operand in given[4::2]]
