@@ -18,6 +18,12 @@ __device__ __forceinline__ float div_rn(float a, float b) {
   return r;
 }
 
+__device__ __forceinline__ float sub_rn(float a, float b) {
+  float r;
+  asm("sub.rn.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+
 // With subnormals flushed, operands and result: for conventions whose libraries are built so.
 __device__ __forceinline__ float mul_ftz(float a, float b) {
   float r;
@@ -58,4 +64,6 @@ __device__ __forceinline__ float round_bf16(float x) {
 
 // What an op keeps of its result: all of it, or a BF16 value in 32 bits (`store` of
 // tinymoe/model/precision.py).
-__device__ __forceinline__ float stored(float x, int to_bf16) { return to_bf16 ? round_bf16(x) : x; }
+__device__ __forceinline__ float stored(float x, int to_bf16) {
+  return to_bf16 ? round_bf16(x) : x;
+}

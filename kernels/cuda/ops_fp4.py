@@ -1,0 +1,220 @@
+"""NVFP4 and MXFP4 there and back, and tiles of scales, as launches of kernels.
+
+NumPy arrays on the PTX machine, CuPy arrays on a GPU. Signatures and meaning: the rows of
+`kernels/rows_formats.py`. No GPU has run these kernels yet. The products are in `ops_fp4_gemm.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, prod
+from typing import Any
+
+import numpy as np
+
+from tinymoe.core import Array, TinymoeError
+from tinymoe.formats import conventions
+from tinymoe.formats.conventions import MXFP4, NVFP4, Association, Source
+from tinymoe.formats.e2m1 import Rule
+from tinymoe.formats.mxfp4 import DEEPGEMM_MIN_AMAX
+from tinymoe.kernels.cuda.arguments import blocks_for, floats
+from tinymoe.kernels.cuda.launch import Device, launch
+from tinymoe.kernels.formats_ops import Packed
+
+THREADS = 128  # of a block
+# The numbers that the kernels have for what conventions.py has words for.
+STEPS = {  # block16.cuh
+    "kernel": 0,
+    "kernel_vllm": 1,
+    "kernel_flashinfer": 2,
+    "kernel_flashinfer_exact": 3,
+    "vllm_ref": 4,
+    "modelopt": 5,
+    "ct": 6,
+    "torchao": 7,
+    "torchao_one_level": 8,
+    "te": 9,
+    "te_2d": 9,
+}
+ASSOCIATION: dict[Association, int] = {  # decode_nvfp4.cu
+    "none": 0,
+    "product": 1,
+    "quotient": 2,
+    "reciprocal": 3,
+    "amax": 4,
+}
+EXPONENT = {  # quantize_mxfp4.cu
+    "floor": 0,
+    "even": 1,
+    "ceil": 2,
+    "rceil": 3,
+    "rceil_rcp": 4,
+    "rceil_log2": 5,
+    "floor6": 6,
+}
+SCALING = {
+    "divide": 0,
+    "divide_normal": 1,
+    "multiply": 2,
+    "multiply_one_at_0": 3,
+    "multiply_zero_at_0": 4,
+}
+READING = {"nan": 0, "inf": 1, "shift": 2, "ldexp": 3}  # fp4.cuh
+TIES = {"even": 0, "toward_zero": 1, "away": 2}
+ZERO_SIGN = {"kept": 0, "lost_at_zero": 1, "never": 2, "zeros_negative": 3}
+# The code of a NaN. torchao's depends on the NaN's bits: 11 is that of 0 * inf on a PC.
+NAN = {"six": 7, "zero": 0, "torchao": 11, "unspecified": 0}
+
+
+@dataclass(frozen=True)
+class Fp4Ops:
+    """Kernels for the formats on one device."""
+
+    device: Device
+
+    def quantize_nvfp4(
+        self, x: Array, tensor_scale: float | None, convention: str, source: Source
+    ) -> Packed:
+        """x (..., N, K) float32 to the bytes of a convention: quantize_nvfp4.cu.
+
+        x must be finite, and BF16 values where `source` says so: neither is checked here.
+        """
+        row = conventions.row(NVFP4, convention)
+        x, (rows, width) = self._rows("quantize_nvfp4: x", x, 16)
+        if (tensor_scale is None) != (row.tensor_scale == "none"):
+            raise TinymoeError(
+                f"quantize_nvfp4: tensor_scale: expected {row.tensor_scale} for {convention!r}, "
+                f"got {tensor_scale!r}"
+            )
+        sharing = 16 if convention == "te_2d" else 1
+        if rows % sharing or (x.ndim > 1 and x.shape[-2] % sharing):
+            raise TinymoeError(
+                f"quantize_nvfp4: x: expected rows in multiples of {sharing} for {convention!r}, "
+                f"got {x.shape}; pad with zeros"
+            )
+        codes, scales = self._packed(x, 16)
+        self._launch(
+            "quantize_nvfp4",
+            rows * width // 4,
+            [
+                *(codes, scales, x, *_ints(rows, width // 16)),
+                np.float32(1 if tensor_scale is None else tensor_scale),
+                *_ints(STEPS[convention], source == "bfloat16", sharing),
+                *_rule(row.element),
+            ],
+        )
+        return Packed(codes, scales)
+
+    def quantize_mxfp4(self, x: Array, convention: str) -> Packed:
+        """x (..., N, K) float32, finite, to the bytes of a convention: quantize_mxfp4.cu."""
+        row = conventions.row(MXFP4, convention)
+        x, (rows, width) = self._rows("quantize_mxfp4: x", x, 32)
+        codes, scales = self._packed(x, 32)
+        deepgemm = convention == "deepgemm"
+        overflow = 1.75 * 2.0**127 if convention == "ct" else inf
+        self._launch(
+            "quantize_mxfp4",
+            rows * width // 4,
+            [
+                *(codes, scales, x, np.int64(rows * width // 32)),
+                *_ints(EXPONENT[row.exponent], SCALING[row.scaling]),
+                *(np.float32(DEEPGEMM_MIN_AMAX if deepgemm else 0), *_ints(deepgemm)),
+                *(np.float32(overflow), *_rule(row.element)),
+            ],
+        )
+        return Packed(codes, scales)
+
+    def dequantize_nvfp4(
+        self, codes: Array, scales: Array, tensor_scale: float | None, convention: str
+    ) -> Array:
+        """The values (..., N, K) float32: decode_nvfp4.cu. Code 8 is -0 in all conventions here."""
+        row = conventions.row(NVFP4, convention)
+        scale = np.float32(1 if tensor_scale is None else tensor_scale)
+        how = np.int32(ASSOCIATION[row.association])
+        return self._decode("nvfp4", codes, scales, 16, [scale, how])
+
+    def dequantize_mxfp4(self, codes: Array, scales: Array, convention: str) -> Array:
+        """The values (..., N, K) float32, bytes 0 and 255 as the convention reads them."""
+        row = conventions.row(MXFP4, convention)
+        return self._decode("mxfp4", codes, scales, 32, _ints(READING[row.reading]))
+
+    def swizzle_scales(self, scales: Array) -> Array:
+        """(M, Ks) bytes to flat tiles of 128 x 4, zeros where there is no scale: swizzle.cu."""
+        scales = _bytes(self.device, scales, "swizzle_scales: scales")
+        rows, columns = scales.shape
+        words = -(-rows // 128) * 128 * -(-columns // 4)
+        flat: Array = self.device.empty((4 * words,), np.uint8)
+        sizes = _ints(rows, columns, words)
+        self._launch("swizzle", words, [flat, scales, *sizes], "swizzle_scales")
+        return flat
+
+    def unswizzle_scales(self, flat: Array, rows: int, columns: int) -> Array:
+        """Flat tiles of 128 x 4 to (rows, columns) bytes: swizzle.cu."""
+        flat = _bytes(self.device, flat, "unswizzle_scales: flat")
+        expected = -(-rows // 128) * 128 * -(-columns // 4) * 4
+        if flat.shape != (expected,):
+            raise TinymoeError(
+                f"unswizzle_scales: flat: expected ({expected},) for {rows} rows of {columns} "
+                f"scales, got {flat.shape}"
+            )
+        out: Array = self.device.empty((rows, columns), np.uint8)
+        arguments = [out, flat, *_ints(rows, columns)]
+        self._launch("swizzle", rows * columns, arguments, "unswizzle_scales")
+        return out
+
+    def _decode(
+        self, form: str, codes: Array, scales: Array, block: int, arguments: list[Any]
+    ) -> Array:
+        codes, scales = coded(self.device, codes, scales, block, f"dequantize_{form}")
+        out: Array = self.device.empty((*codes.shape[:-1], 2 * codes.shape[-1]), np.float32)
+        words = codes.size // 4
+        arguments = [out, codes, scales, np.int64(words), *arguments]
+        self._launch("decode_nvfp4", words, arguments, f"decode_{form}")
+        return out
+
+    def _launch(self, source: str, threads: int, arguments: list[Any], entry: str = "") -> None:
+        """A thread for each piece of work; nothing to do is no launch."""
+        if threads:
+            kernel = self.device.kernel(source, entry or source)
+            launch(kernel, blocks_for(threads, THREADS), THREADS, arguments)
+
+    def _rows(self, what: str, x: Array, block: int) -> tuple[Array, tuple[int, int]]:
+        """x on the device, and its rows and their length."""
+        x = floats(self.device, x, what)
+        if x.ndim == 0 or x.shape[-1] % block:
+            raise TinymoeError(f"{what}: expected rows of whole blocks of {block}, got {x.shape}")
+        return x, (prod(x.shape[:-1]), x.shape[-1])
+
+    def _packed(self, x: Array, block: int) -> Packed:
+        lead, width = x.shape[:-1], x.shape[-1]
+        codes = self.device.empty((*lead, width // 2), np.uint8)
+        return Packed(codes, self.device.empty((*lead, width // block), np.uint8))
+
+
+def coded(
+    device: Device, codes: Array, scales: Array, block: int, what: str
+) -> tuple[Array, Array]:
+    """Codes (..., K/2) and scales (..., K/block) on the device, if they fit each other."""
+    codes = _bytes(device, codes, f"{what}: codes")
+    scales = _bytes(device, scales, f"{what}: scales")
+    if codes.shape != (*scales.shape[:-1], scales.shape[-1] * block // 2):
+        raise TinymoeError(
+            f"{what}: expected {block // 2} bytes of codes for each byte of scales, got codes "
+            f"{codes.shape} and scales {scales.shape}; tiled scales go back by unswizzle_scales"
+        )
+    return codes, scales
+
+
+def _bytes(device: Device, array: Any, what: str) -> Array:
+    if array.dtype != np.uint8:
+        raise TinymoeError(f"{what}: expected uint8, got {array.dtype} {array.shape}")
+    placed: Array = device.asarray(array)
+    return placed
+
+
+def _rule(rule: Rule) -> list[np.int32]:
+    return _ints(TIES[rule.ties], ZERO_SIGN[rule.zero_sign], NAN[rule.nan])
+
+
+def _ints(*numbers: int) -> list[np.int32]:
+    return [np.int32(number) for number in numbers]
