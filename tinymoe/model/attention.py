@@ -29,12 +29,18 @@ def write_pages(pages: Array, slots: Array, values: Array) -> None:
 def read_pages(pages: Array, block_table: Array, length: int, first: int = 0) -> Array:
     """Keys (or values) first .. length - 1 of one sequence, as one (length - first, Nk, D) array.
 
-    Pages before the first one that is needed are not read.
+    Pages before the first one that is needed are not read. Pages that lie one after another, as
+    those of a sequence that grew alone do, are not copied: the array is then a part of the cache.
     """
     page_size = pages.shape[1]
     skipped = first // page_size
     used = block_table[skipped : -(-length // page_size)]  # pages needed, rounded up
-    rows = pages.take(used, axis=0).reshape(-1, *pages.shape[2:])
+    numbers = used.tolist()
+    begin = numbers[0] if numbers else 0
+    if numbers == list(range(begin, begin + len(numbers))):
+        rows = pages[begin : begin + len(numbers)].reshape(-1, *pages.shape[2:])
+    else:
+        rows = pages.take(used, axis=0).reshape(-1, *pages.shape[2:])
     offset = skipped * page_size
     return rows[first - offset : length - offset]
 

@@ -187,8 +187,8 @@ def pick(values: Array, columns: Array) -> Array:
 def softmax(x: Array) -> Array:
     """Over the last axis, the row's maximum taken off first; NumPy's pairwise sum."""
     xp = array_module(x)
-    powers = xp.exp(x - x.max(axis=-1, keepdims=True))
-    normalised: Array = powers / powers.sum(axis=-1, keepdims=True)
+    powers = xp.exp(x - xp.maximum.reduce(x, axis=-1, keepdims=True))  # x.max() goes this way, too
+    normalised: Array = powers / xp.add.reduce(powers, axis=-1, keepdims=True)
     return normalised
 
 
