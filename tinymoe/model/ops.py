@@ -30,6 +30,9 @@ class Ops:
     permute: Callable[..., Permutation]
     expert_ffn: Callable[..., Array]
     combine: Callable[..., Array]
+    # all layers at once, `step(params, config, batch, cache, numerics, tap) -> logits`, where an
+    # implementation has them compiled into one; None: `forward` walks through the layers
+    step: Callable[..., Array] | None = None
 
 
 DEFINITION = Ops(

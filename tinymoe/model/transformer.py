@@ -68,6 +68,8 @@ def forward(
     alone: not on the batch, its order, or how a prompt was cut.
     `tap` sees every activation, named as in the trace schema (`tinymoe-trace/1`).
     """
+    if ops.step is not None:
+        return ops.step(params, config, batch, cache, numerics, tap)
     this = begin(config, batch, cache, numerics, ops, tap)
     x = embed(params, batch.ids, this)  # (T, H)
     x = through(x, params, range(config.num_layers), cache, this)
