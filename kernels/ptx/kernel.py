@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from tinymoe.core import TinymoeError
 
@@ -65,6 +66,7 @@ class Kernel:
     variables: dict[str, Variable] = field(default_factory=dict)
     max_threads: tuple[int, ...] = ()  # .maxntid
     required_threads: tuple[int, ...] = ()  # .reqntid
+    steps: list[Any] = field(default_factory=list, init=False, repr=False)  # once decoded
 
     def bytes_of(self, space: str) -> int:
         """How many bytes the kernel's own variables take in a space, per block or thread."""

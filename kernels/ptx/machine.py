@@ -70,7 +70,7 @@ class Machine:
             self.memories[space] = card.layouts[space].again(copies)
         self.part = {"shared": self.nth, "local": slots}
         self.stamp = (self.block << race.BLOCK) | (self.thread >> 5)
-        self.order = race.Order(self.size // 32)
+        self.order = race.Order(self.size // 32 if card.strict else 0)
         if card.strict:
             for memory in self.memories.values():
                 if memory.shadow:

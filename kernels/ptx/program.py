@@ -38,8 +38,10 @@ class Step:
 
 
 def program(kernel: Kernel) -> list[Step]:
-    """The steps of a kernel, in the order of its text."""
-    return [_step(kernel, i) for i in kernel.code]
+    """The steps of a kernel, in the order of its text; looked up at its first launch."""
+    if not kernel.steps:
+        kernel.steps = [_step(kernel, i) for i in kernel.code]
+    return kernel.steps
 
 
 def _step(kernel: Kernel, i: Instruction) -> Step:

@@ -37,7 +37,7 @@ class WarpWait:
         named = step.instruction.opcode[:2] == ("bar", "warp")
         key = -1 if named else place  # any __syncwarp meets any other one, wherever it is written
         whole = isinstance(machine.select, slice) and len(lanes) % 32 == 0 and lanes[0] % 32 == 0
-        if whole and key not in self.parked and len(mask) == 1 and mask[0] == 0xFFFFFFFF:
+        if whole and key not in self.parked and int(mask.min()) == 0xFFFFFFFF:
             self.mask[lanes] = mask
             self._run(step, lanes, named)
             return place + 1
