@@ -1,0 +1,240 @@
+"""Tensor-core, tile and copy instructions inside kernels: CUDA C through NVRTC, and PTX by hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tinymoe.formats import e2m1, e4m3
+from tinymoe.kernels.cuda.committed import NoCompilerError
+from tinymoe.kernels.cuda.compile import build
+from tinymoe.kernels.ptx import DefectError, PtxError, launch, parse
+
+pytestmark = pytest.mark.kernels
+Array = np.ndarray[Any, Any]
+FOLDER = Path(__file__).parents[1] / "vectors" / "ptx"
+SM80 = (FOLDER / "tensor_sm80.ptx").read_text("utf-8")
+KERNELS = parse(SM80) | parse((FOLDER / "tensor_sm120a.ptx").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("arch", ["80", "120a"])
+def test_the_committed_ptx_is_that_of_its_source(arch: str) -> None:
+    source, ptx = (FOLDER / f"tensor_sm{arch}{suffix}" for suffix in (".cu", ".ptx"))
+    try:
+        made = build(source.read_text("utf-8"), arch).ptx
+    except NoCompilerError as missing:
+        pytest.skip(str(missing))
+    assert re.findall(r"^\s+([a-z].*);", made, re.M) == re.findall(
+        r"^\s+([a-z].*);", ptx.read_text("utf-8"), re.M
+    )
+
+
+# ---- f16, through shared memory -----------------------------------------------------------------
+
+
+def pipelined(text: str = SM80, depth: int = 80) -> tuple[Array, Array]:
+    """D of the kernel, and the exact one."""
+    rng = np.random.default_rng(depth)
+    a, b = rng.integers(-9, 10, (16, depth)), rng.integers(-9, 10, (depth, 16))
+    d = np.full((16, 16), np.nan, np.float32)
+    args = [d, a.astype(np.float16), b.astype(np.float16), np.int32(depth)]
+    launch(parse(text)["pipelined"], 1, 64, args)
+    return d, a @ b
+
+
+@pytest.mark.parametrize("depth", [0, 16, 32, 80])
+def test_copies_ldmatrix_and_mma_make_a_gemm(depth: int) -> None:
+    got, want = pipelined(depth=depth)
+    assert np.array_equal(got, want)
+
+
+ON_THEIR_WAY = "still on their way: block 0 thread .* copies there with the cp.async of PTX line"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        # results would be right on a GPU most of the time: none of these may go unseen
+        (r"cp.async.wait_group 1;", "", ON_THEIR_WAY),
+        (r"cp.async.wait_group 1;", "cp.async.wait_group 2;", ON_THEIR_WAY),
+        (r"cp.async.commit_group;", "", ON_THEIR_WAY),
+        (
+            r"(wait_group 1;[^;]*)bar.sync \t0;",
+            r"\1",
+            "race in shared memory: this read and",
+        ),
+        (
+            r"(\{%f[^;{]*\};[^;]*)bar.sync \t0;",
+            r"\1",
+            "race in shared memory: this write and an ear",
+        ),
+        (
+            r"cp.async.wait_group 1;([^;]*)bar.sync \t0;",
+            r"bar.sync 0;\1cp.async.wait_group 1;",
+            "race in shared memory: this read and an earlier write by another warp",
+        ),
+    ],
+)
+def test_a_broken_pipeline_is_found(old: str, new: str, message: str) -> None:
+    spoiled, count = re.subn(old, new, SM80)
+    assert count
+    with pytest.raises(DefectError, match=f"kernel pipelined block 0 thread .*{message}"):
+        pipelined(spoiled)
+
+
+def test_a_copy_reads_no_more_than_it_is_told_and_fills_with_zeros() -> None:
+    take = np.array([16, 0, 4, 3, 12, 15, 16, 8] * 4, np.int32)
+    take[31] = 0  # the buffer ends before the last thread's bytes
+    source, out = np.arange(1, 125, dtype=np.uint32) * 0x01010101, np.full(128, 7, np.uint32)
+    launch(KERNELS["filled"], 1, 32, [out, source, take])
+    want = np.zeros((32, 16), np.uint8)
+    want[:31] = source.view(np.uint8).reshape(31, 16)
+    want[np.arange(16) >= take[:, None]] = 0
+    assert np.array_equal(out.view(np.uint8).reshape(32, 16), want)
+    take[31] = 4
+    with pytest.raises(DefectError, match="thread 31, .*outside"):
+        launch(KERNELS["filled"], 1, 32, [out, source, take])
+    take[5] = 17
+    with pytest.raises(DefectError, match="thread 5, .*src-size 17 is more than the 16 bytes"):
+        launch(KERNELS["filled"], 1, 32, [out, source, take])
+
+
+def test_a_misaligned_source_of_a_copy_is_found() -> None:
+    text = SM80[SM80.index(".visible .entry filled") :]
+    spoiled = ".version 8.8\n" + re.sub(
+        r"(cp.async.cg.shared.global \[%r\d+\], \[%rd\d+)\]", r"\1+4]", text, count=1
+    )
+    source, out = np.zeros(256, np.uint32), np.zeros(128, np.uint32)
+    with pytest.raises(DefectError, match="thread 0, .*not aligned to its 16 bytes"):
+        launch(parse(spoiled)["filled"], 1, 32, [out, source, np.full(32, 16, np.int32)])
+
+
+def test_tiles_are_transposed_in_registers() -> None:
+    tile = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    out = np.zeros(32, np.uint32)
+    launch(KERNELS["transposed"], 1, 32, [out, tile.view(np.uint32)])
+    assert np.array_equal(out.view(np.uint16).reshape(8, 8), tile.T)
+
+
+def test_stmatrix_undoes_ldmatrix() -> None:
+    rows, out = np.arange(128, dtype=np.uint32) * 2654435761, np.zeros(128, np.uint32)
+    launch(KERNELS["stored"], 1, 32, [out, rows])
+    assert np.array_equal(out, rows)
+
+
+# ---- FP4, from registers ------------------------------------------------------------------------
+
+
+def test_an_nvfp4_tile() -> None:
+    rng = np.random.default_rng(4)
+    codes = [rng.integers(0, 256, (rows, 32), np.uint8) for rows in (16, 8)]
+    scales = [rng.integers(0x28, 0x48, (rows, 4), np.uint8) for rows in (16, 8)]
+    # each product is a multiple of 2^-12 (elements 1/2, scales 2^-5) and below 36 * 16: exact
+    a, b = (
+        e2m1.decode_packed(c, code_8="-0").astype(np.float64)
+        * np.repeat(e4m3.decode(s), 16, axis=1)
+        for c, s in zip(codes, scales, strict=True)
+    )
+    d = np.full((16, 8), np.nan, np.float32)
+    launch(KERNELS["nvfp4_tile"], 1, 32, [d, codes[0], scales[0], codes[1], scales[1]])
+    assert np.array_equal(d, (a @ b.T).astype(np.float32))
+
+
+# ---- by hand ------------------------------------------------------------------------------------
+
+MMA = "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%f0,%f1,%f2,%f3}, {%r0,%r1}, {%r2},"
+SCALED = (
+    "mma.sync.aligned.kind::mxf4.block_scale.scale_vec::2X.m16n8k64.row.col.f32.e2m1.e2m1.f32.ue8m0"
+    " {%f0,%f1,%f2,%f3}, {%r0,%r0,%r1,%r1}, {%r2,%r2}, {%f0,%f1,%f2,%f3},"
+)
+
+
+def by_hand(body: str, threads: int = 32) -> Array:
+    """Run a body that starts with %t, its thread, and may store to [%q], four bytes a thread."""
+    text = f""".version 8.8
+    .visible .entry k(.param .u64 out) {{
+        .reg .b32 %r<9>; .reg .f32 %f<4>; .reg .b64 %q; .reg .b64 %o; .reg .b32 %t; .reg .pred %p;
+        .reg .b16 %h<4>; .shared .align 16 .b8 tiles[512];
+        mov.u32 %t, %tid.x; mul.wide.u32 %o, %t, 4; ld.param.u64 %q, [out]; add.s64 %q, %q, %o;
+        mov.u32 %r0, 0; mov.u32 %r1, 0; mov.u32 %r2, 0;
+        mov.f32 %f0, 0f00000000; mov.f32 %f1, %f0; mov.f32 %f2, %f0; mov.f32 %f3, %f0;
+        {body}
+        ret; }}"""
+    out = np.zeros(threads, np.uint32)
+    launch(parse(text)["k"], 1, threads, [out])
+    return out
+
+
+def test_scales_may_come_from_other_lanes_and_bytes() -> None:
+    # ones times ones, 64 of them; the scale of row 8 is byte 2 of lane 3, with selector {2, 1}
+    ones, scale = "mov.u32 %r0, 0x22222222; mov.u32 %r1, %r0; mov.u32 %r2, %r0;", "0x81807f7f"
+    selected = "mov.u32 %r4, 0x7f7f7f7f; setp.eq.u32 %p, %t, 3; @%p mov.u32 %r3, %r5;"
+    got = by_hand(
+        f"{ones} mov.u32 %r5, {scale}; mov.u32 %r3, 0x7f7f7f7f; {selected}"
+        f"mov.u16 %h0, 2; mov.u16 %h1, 1; {SCALED} %r3, {{%h0, %h1}}, {{%r4}}, {{0, 3}};"
+        "st.global.f32 [%q], %f2;"
+    ).view(np.float32)
+    # row 8 (lanes 0 to 3 hold it in %f2): 32 ones times 2, and 32 times 4
+    assert got.tolist() == [192.0] * 4 + [64.0] * 28
+
+
+@pytest.mark.parametrize(
+    ("body", "threads", "error", "message"),
+    [
+        (f"{MMA} {{%f0,%f1,%f2,%f3}};", 48, DefectError, "needs all 32 lanes, and the warp has 16"),
+        (
+            f"setp.lt.u32 %p, %t, 31; @%p {MMA} {{%f0,%f1,%f2,%f3}};",
+            32,
+            DefectError,
+            "waits for lane 31",
+        ),
+        (f"{SCALED} %r3, {{0, 0}}, %r4, {{0, 0}};".replace("%r3", "%r0").replace("%r4", "%r0")
+         .replace("{0, 0};", "{1, 0};"), 32, PtxError, r"selector \{1, 0\}: with 2 scales"),
+        (f"cvt.u16.u32 %h0, %t; {SCALED} %r0, {{%h0, 0}}, %r0, {{0, 0}};", 32, DefectError,
+         "the scale selector .* differs between lanes"),
+        (f"{SCALED} %r0, {{0, 0}}, %r0;", 32, PtxError, "7 operands, expected 8"),
+        (f"{MMA.replace('m16n8k8', 'm16n8k4')} {{%f0,%f1,%f2,%f3}};", 32, PtxError,
+         "m16n8k4.row.col.f32.f16.f16.f32 is not supported; m16n8 is, for f16  k"),
+        ("ldmatrix.sync.aligned.m8n16.x1.shared.b8x16.b4x16_p64 {%r0}, [tiles];", 32, PtxError,
+         "only .m8n8 with .x1, .x2 or .x4 and .b16"),
+        ("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%r0}, [tiles];", 32, PtxError,
+         "expected 2 registers for 2 tiles, got 1"),
+        ("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [tiles+8];", 32, DefectError,
+         "not aligned to its 16 bytes"),
+        ("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [tiles+512];", 32, DefectError,
+         "outside"),
+        ("cp.async.bulk.commit_group;", 32, PtxError, "only the non-bulk cp.async"),
+        ("cp.async.ca.shared.global [tiles], [%q], 12;", 32, PtxError, "of 4, 8 or 16 bytes"),
+        ("cp.async.cg.shared.global [tiles], [%q], 8;", 32, PtxError, "or cp.async.cg of 16"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_run_is_named(
+    body: str, threads: int, error: type[PtxError], message: str
+) -> None:
+    with pytest.raises(error, match=rf"kernel k.*PTX line \d+: .*{message}"):
+        by_hand(body, threads)
+
+
+def test_lanes_that_give_no_address_are_not_asked_for_one() -> None:
+    # .x1 reads the addresses of lanes 0 to 7; kernels leave rubbish in the others
+    got = by_hand(
+        "mul.lo.u32 %r3, %t, 16; mov.u32 %r4, tiles; add.u32 %r3, %r3, %r4;"
+        "setp.gt.u32 %p, %t, 7; @!%p st.shared.v4.u32 [%r3], {%t, %t, %t, %t};"
+        "@%p mov.u32 %r3, 3; bar.warp.sync 0xffffffff;"
+        "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [%r3]; st.global.u32 [%q], %r0;"
+    )
+    assert got.tolist() == [lane // 4 for lane in range(32)]
+
+
+def test_a_predicate_ignores_the_source_of_a_copy() -> None:
+    got = by_hand(
+        "mul.lo.u32 %r3, %t, 4; mov.u32 %r4, tiles; add.u32 %r3, %r3, %r4; mov.u32 %r5, 9;"
+        "st.global.u32 [%q], %r5; setp.lt.u32 %p, %t, 5;"
+        "cp.async.ca.shared.global.L2::128B [%r3], [%q], 4, %p; cp.async.wait_all;"
+        "ld.shared.u32 %r0, [%r3]; st.global.u32 [%q], %r0;"
+    )
+    assert got.tolist() == [0] * 5 + [9] * 27
