@@ -51,11 +51,19 @@ class Threads(Protocol):
     def address(self, operand: str) -> Array:
         """(N,) uint64: the value of `[%rd1+16]`, `[name+4]` or `[%r2]`."""
 
-    def load(self, space: str, at: Array, dtype: np.dtype[Any], count: int = 1) -> Array:
+    def load(
+        self,
+        space: str,
+        at: Array,
+        dtype: np.dtype[Any],
+        count: int = 1,
+        lanes: Array | None = None,
+    ) -> Array:
         """(N, count): `count` neighbouring values at addresses `at` (N,), checked as one access.
 
         `space` is "global", "shared", "local", "const", "param" or "" (generic). Checks alignment
-        to the whole access, bounds and races; counts banks and sectors where asked.
+        to the whole access, bounds and races; counts banks and sectors where asked. `lanes` (N,)
+        are the threads that read, where they are not the running ones.
         """
 
     def store(self, space: str, at: Array, values: Array, lanes: Array | None = None) -> None:
