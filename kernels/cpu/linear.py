@@ -10,6 +10,7 @@ from tinymoe.kernels.cpu.batch import own, share, word
 from tinymoe.kernels.cpu.kernel import arguments, call_helper, kernel
 from tinymoe.kernels.cpu.maths import sigmoid, silu
 from tinymoe.kernels.cpu.multiply import SCRATCH
+from tinymoe.kernels.cpu.rows import kept
 from tinymoe.kernels.cpu.simd import (
     f64_of,
     i64_at,
@@ -19,19 +20,12 @@ from tinymoe.kernels.cpu.simd import (
     put_i64,
     splat,
     store,
-    to_bf16,
 )
 
 PLAIN, SWIGLU, CLAMPED = 0, 1, 2  # what is made of a pair's sums
 AT_ONCE = 128  # tokens whose sums a thread holds: 16 KB
 OWN_WORDS = SCRATCH // 8 + AT_ONCE + AT_ONCE * 32 // 2  # of a thread's memory: unpacked columns,
 # addresses of x, sums
-
-
-@njit(inline="always")  # type: ignore[misc]
-def _kept(v, rounding):  # type: ignore[no-untyped-def]
-    """Rounded to storage."""
-    return to_bf16(v) if rounding else v
 
 
 @njit(inline="always")  # type: ignore[misc]
@@ -57,14 +51,15 @@ def _activated(gate, up, kind, limit, alpha):  # type: ignore[no-untyped-def]
 
 @kernel(
     "x x_stride count rows weight pair_bytes pairs columns scales bias out out_stride "
-    "residual factor kind rounding multiply"
+    "residual part factor kind rounding multiply"
 )
 def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """out (R, N) = x (T, K) times weight (N, K), scaled, biased, rounded; or a whole gate-up.
 
     Threads share the weight's pairs. `count`, `rows`: words of the header that say how many rows
-    of x there are, and where the list of them is (0: all of them in order). PLAIN with `residual`:
-    the result times `factor` is added to what is there, each rounded.
+    of x there are, and where the list of them is (0: all of them in order). PLAIN with `residual`,
+    rows like those of out: the result goes to `part` (or nowhere, if that is 0), and out is the
+    residual's row plus the result times `factor`, each step rounded.
     """
     (
         x,
@@ -80,11 +75,12 @@ def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
         out,
         out_stride,
         residual,
+        part,
         factor_bits,
         kind,
         rounding,
         multiply,
-    ) = arguments(args, 17)
+    ) = arguments(args, 18)
     factor = f64_of(factor_bits)
     scratch = own(batch, thread)
     starts, sums = scratch + SCRATCH, scratch + SCRATCH + 8 * AT_ONCE
@@ -107,19 +103,21 @@ def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
                     for tile in range(2):
                         place = 32 * pair + 16 * tile
                         v = _scaled(sums + 128 * t + 64 * tile, scales, bias, place)
-                        v = _kept(v, rounding)
+                        v = kept(v, rounding)
                         if residual:
+                            if part:
+                                store(part + (to - out) + 4 * place, v)
                             if factor != 1.0:
-                                v = _kept(v * splat(factor), rounding)
-                            v = _kept(load(to + 4 * place) + v, rounding)
+                                v = kept(v * splat(factor), rounding)
+                            v = kept(load(residual + (to - out) + 4 * place) + v, rounding)
                         store(to + 4 * place, v)
                 else:
                     place = 32 * pair
-                    gate = _kept(_scaled(sums + 128 * t, scales, bias, place), rounding)
+                    gate = kept(_scaled(sums + 128 * t, scales, bias, place), rounding)
                     up = _scaled(sums + 128 * t + 64, scales, bias, place + 16)
-                    up = _kept(up, rounding)
+                    up = kept(up, rounding)
                     v = _activated(gate, up, kind, 0.0, 0.0)
-                    store(to + 64 * pair, _kept(v, rounding))
+                    store(to + 64 * pair, kept(v, rounding))
 
 
 @kernel(
@@ -177,12 +175,12 @@ def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
                 for t in range(tokens):
                     to = out + 4 * out_stride * i64_at(order + 8 * (done + t))
                     place = 32 * pair
-                    low = _kept(_scaled(sums + 128 * t, their_scales, their_bias, place), rounding)
+                    low = kept(_scaled(sums + 128 * t, their_scales, their_bias, place), rounding)
                     high = _scaled(sums + 128 * t + 64, their_scales, their_bias, place + 16)
-                    high = _kept(high, rounding)
+                    high = kept(high, rounding)
                     if kind == PLAIN:
                         store(to + 4 * place, low)
                         store(to + 4 * place + 64, high)
                     else:
                         v = _activated(low, high, kind, limit, alpha)
-                        store(to + 64 * pair, _kept(v, rounding))
+                        store(to + 64 * pair, kept(v, rounding))

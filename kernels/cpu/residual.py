@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from tinymoe.kernels.cpu.batch import IDS, TOKENS, share, word
 from tinymoe.kernels.cpu.kernel import arguments, kernel
 from tinymoe.kernels.cpu.maths import sigmoid
+from tinymoe.kernels.cpu.rows import kept
 from tinymoe.kernels.cpu.simd import (
     bf16_at,
     f32_at,
@@ -18,14 +17,7 @@ from tinymoe.kernels.cpu.simd import (
     put_f32,
     splat,
     store,
-    to_bf16,
 )
-
-
-@njit(inline="always")  # type: ignore[misc]
-def kept(v, rounding):  # type: ignore[no-untyped-def]
-    """Rounded to storage."""
-    return to_bf16(v) if rounding else v
 
 
 @kernel("table pair_bytes bf16 width out out_stride factor rounding")
@@ -55,16 +47,18 @@ def embed(args: Any, batch: Any, thread: Any, threads: Any) -> None:
 
 @kernel(
     "rows stride weights top_k shared shared_stride gate gate_stride width factor rounding "
-    "x x_stride"
+    "residual routed part out x_stride"
 )
 def combine(args: Any, batch: Any, thread: Any, threads: Any) -> None:
-    """Each token's experts, weighted and summed; the shared expert; and all that onto x (T, H).
+    """Each token's experts, weighted and summed; the shared expert; and all that onto the residual.
 
     y = ((w0 o0 + w1 o1) + w2 o2) + ..., weight descending, rounded; plus the shared expert times
-    sigmoid of its gate, if it has one, rounded; times `factor`, rounded; plus x, rounded.
+    sigmoid of its gate, if it has one, rounded; times `factor`, rounded; plus the residual,
+    rounded: out (T, H). `routed` and `part` are given what comes before and after the shared
+    expert, unless they are 0; all four have rows `x_stride` apart. `shared` is left gated.
     """
     (rows, stride, weights, top_k, shared, shared_stride, gate, gate_stride, width, factor_bits,
-     rounding, x, x_stride) = arguments(args, 13)  # fmt: skip
+     rounding, residual, routed, part, out, x_stride) = arguments(args, 16)  # fmt: skip
     factor = f64_of(factor_bits)
     pieces = (width + 15) // 16
     first, last = share(word(batch, TOKENS) * pieces, thread, threads)
@@ -74,16 +68,21 @@ def combine(args: Any, batch: Any, thread: Any, threads: Any) -> None:
         for choice in range(top_k):
             slot = t * top_k + choice
             weight = splat(f32_at(weights + 4 * slot))
-            part = weight * load(rows + 4 * stride * slot + k)
-            total = part if choice == 0 else total + part
+            weighted = weight * load(rows + 4 * stride * slot + k)
+            total = weighted if choice == 0 else total + weighted
         total = kept(total, rounding)
+        at = 4 * x_stride * t + k
+        if routed:
+            store(routed + at, total)
         if shared:
             extra = load(shared + 4 * shared_stride * t + k)
             if gate:
                 opened = sigmoid(splat(f32_at(gate + 4 * gate_stride * t)))
                 extra = kept(kept(opened, rounding) * extra, rounding)
+                store(shared + 4 * shared_stride * t + k, extra)
             total = kept(total + extra, rounding)
+        if part:
+            store(part + at, total)
         if factor != 1.0:
             total = kept(total * splat(factor), rounding)
-        place = x + 4 * x_stride * t + k
-        store(place, kept(load(place) + total, rounding))
+        store(out + at, kept(load(residual + at) + total, rounding))

@@ -1,0 +1,181 @@
+"""The attention half of a layer as instructions: `model/attention_block.py`, step by step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinymoe.core import Array, AttentionCard, ModelConfig, Numerics, RopeCard, TinymoeError
+from tinymoe.kernels.cpu import attention as looking
+from tinymoe.kernels.cpu import batch as header
+from tinymoe.kernels.cpu.heads import clip, write_pages
+from tinymoe.kernels.cpu.norm import rmsnorm
+from tinymoe.kernels.cpu.rope import rope
+from tinymoe.kernels.cpu.weights import Attention
+from tinymoe.model.rope import rope_tables
+
+if TYPE_CHECKING:
+    from tinymoe.kernels.cpu.plan import Plan
+
+POSITIONS = 1024  # of a first table; it doubles as sequences grow
+
+
+class Turns:
+    """Cosines and sines of one rope card, and those of a step's tokens where kernels find them."""
+
+    def __init__(self, card: RopeCard, numerics: Numerics, tokens: int) -> None:
+        self.card, self.numerics = card, numerics
+        half = card.rotary_dim // 2
+        self._now = [header.aligned(tokens * half + 16).reshape(-1) for _ in range(2)]
+        self._tables: tuple[Array, Array] = (np.zeros((0, half)), np.zeros((0, half)))
+        self.words = np.array([now.ctypes.data for now in self._now], np.int64)
+        self._half = half
+
+    def fill(self, positions: Array) -> None:
+        """Those of positions (T,), as `rope_tables` has them."""
+        needed = int(positions.max()) + 1 if len(positions) else 0
+        if needed > len(self._tables[0]):
+            size = max(POSITIONS, 1 << (needed - 1).bit_length())
+            made = rope_tables(np.arange(size), self.card, self.numerics)
+            self._tables = (made[0][:, 0], made[1][:, 0])  # (positions, d/2) each
+        shape = (len(positions), self._half)
+        for now, table in zip(self._now, self._tables, strict=True):
+            out = now[: shape[0] * shape[1]].reshape(shape)
+            np.take(table, positions, axis=0, out=out, mode="clip")
+
+
+def fill_tables(plan: Plan, positions: Array) -> None:
+    """What a step's kernels need of positions (T,) besides the numbers themselves."""
+    for turns in plan.turns.values():
+        turns.fill(positions)
+
+
+def own_words(config: ModelConfig) -> int:
+    """What attention needs of a thread's memory, in 8 bytes each."""
+    return looking.own_bytes(config.head_dim, config.head_dim) // 8 + 8
+
+
+def plan_attention(plan: Plan, x: Array, params: Attention, layer: int) -> Array:
+    """Norm, project, turn, remember, look back, project, residual: x (T, H) -> (T, H)."""
+    config, name = plan.config, f"layers.{layer}"
+    card, width, dim = plan.attention_card(layer), config.hidden_size, config.head_dim
+    normed = plan.norm(x, params.norm, params.norm_bias, f"{name}.attn.norm")
+    plan.tap(f"{name}.attn.norm", normed, width)
+    qkv = plan.buffers.rows(f"{name}/qkv", (config.heads + 2 * config.kv_heads) * dim)
+    plan.product(normed, params.qkv, qkv, bias=params.qkv_bias)
+    _prepare(plan, qkv, params, card)
+    at = 0
+    for letter, heads in (("q", config.heads), ("k", config.kv_heads), ("v", config.kv_heads)):
+        part = qkv[:, at : at + heads * dim]
+        plan.tap(f"{name}.attn.{letter}", part, heads * dim, (heads, dim))
+        at += heads * dim
+    mix = _look_back(plan, qkv, params, card, layer)
+    plan.tap(f"{name}.attn.mix", mix, config.heads * dim)
+    out, part_of = plan.sum_of(name, "mid"), plan.part_of(f"{name}.attn.out")
+    plan.product(mix, params.out, out, bias=params.out_bias, residual=x, part=part_of)
+    if part_of is not None:
+        plan.tap(f"{name}.attn.out", part_of, width)
+    plan.tap(f"{name}.mid", out, width)
+    return out
+
+
+def _prepare(plan: Plan, qkv: Array, params: Attention, card: AttentionCard) -> None:
+    """Norm of queries and keys, clip and rope, in place, in the order that the card says."""
+    config = plan.config
+    dim, turning = config.head_dim, config.heads + config.kv_heads
+    if not card.qk_norm_after_rope:
+        _norm_heads(plan, qkv, params, card)
+    if card.clip is not None:
+        every = (turning + config.kv_heads) * dim
+        plan.program.add(clip, x=qkv, x_stride=qkv.shape[1], width=every, limit=float(card.clip))
+    if card.rope is not None:
+        plan.program.add(
+            rope,
+            x=qkv,
+            x_stride=qkv.shape[1],
+            x_head=dim,
+            out=qkv,
+            out_stride=qkv.shape[1],
+            out_head=dim,
+            heads=turning,
+            dim=dim,
+            rotary_dim=card.rope.rotary_dim,
+            interleaved=card.rope.pairing != "half",
+            turns=plan.turns_of(card.rope).words,
+            rounding=plan.rounding,
+        )
+    if card.qk_norm_after_rope:
+        _norm_heads(plan, qkv, params, card)
+
+
+def _norm_heads(plan: Plan, qkv: Array, params: Attention, card: AttentionCard) -> None:
+    """Each head by itself, or all of a kind as one."""
+    if params.qk_norm is None:
+        return
+    config = plan.config
+    dim, heads = config.head_dim, (config.heads, config.kv_heads)
+    pieces = [(0, sum(heads), dim)]  # first number, parts, width of each
+    if card.qk_norm == "all_heads":
+        pieces = [(0, 1, heads[0] * dim), (heads[0] * dim, 1, heads[1] * dim)]
+    for first, parts, width in pieces:
+        at = qkv[:, first:]
+        plan.program.add(
+            rmsnorm,
+            x=at,
+            x_stride=qkv.shape[1],
+            count=header.TOKENS,
+            rows=0,
+            parts=parts,
+            part_stride=width,
+            width=width,
+            weight=params.qk_norm[first:],
+            weight_stride=width,
+            eps=config.rms_norm_eps,
+            out=at,
+            out_stride=qkv.shape[1],
+            out_part_stride=width,
+            rounding=plan.rounding,
+            rounds_before_weight=config.norm_rounds_before_weight,
+        )
+
+
+def _look_back(plan: Plan, qkv: Array, params: Attention, card: AttentionCard, layer: int) -> Array:
+    """Keys and values to their pages; then every token over what it sees: (T, Nq*D)."""
+    config = plan.config
+    dim, heads, kv_heads = config.head_dim, config.heads, config.kv_heads
+    group = config.group_of(layer)
+    keys, values = plan.pages(layer)
+    for pages, first in ((keys, heads * dim), (values, (heads + kv_heads) * dim)):
+        if not pages.flags.c_contiguous or pages.dtype != np.float32:
+            raise TinymoeError(
+                f"layer {layer}: expected pages (pages, P, Nk, D), float32 and in one piece, got "
+                f"{pages.shape} {pages.dtype}"
+            )
+        plan.program.add(
+            write_pages,
+            x=qkv[:, first:],
+            x_stride=qkv.shape[1],
+            x_head=dim,
+            heads=kv_heads,
+            width=dim,
+            pages=pages,
+            position_stride=kv_heads * dim,
+            head_stride=dim,
+            group=group,
+        )
+    mix = plan.buffers.rows(f"layers.{layer}/mix", heads * dim)
+    context = keys.shape[0] * keys.shape[1]
+    rows = looking.record_rows(plan.threads, heads, kv_heads, context)
+    records = plan.buffers.numbers("records", rows * looking.row_bytes.py_func(dim) // 8)
+    common: dict[str, Any] = {
+        "q": qkv, "q_stride": qkv.shape[1], "heads": heads, "kv_heads": kv_heads,
+        "dim": dim, "value_dim": dim, "key_pages": keys, "key_stride": kv_heads * dim,
+        "value_pages": values, "value_stride": kv_heads * dim, "page_size": keys.shape[1],
+        "group": group, "scale": float(card.scale), "window": card.window, "chunk": card.chunk,
+        "sinks": params.sinks, "out": mix, "out_stride": mix.shape[1],
+        "rounding": plan.rounding, "records": records, "room": rows,
+    }  # fmt: skip
+    plan.program.add(looking.attend, **common)
+    plan.program.add(looking.merge, **common)
+    return mix

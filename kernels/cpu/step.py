@@ -1,0 +1,124 @@
+"""A whole step in one call: `forward` of the definition, on packed weights and compiled kernels."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+from tinymoe.core import (
+    Array,
+    AttentionCard,
+    Batch,
+    ModelConfig,
+    Numerics,
+    PagedKeysValues,
+    Tap,
+)
+from tinymoe.kernels.cpu import linear, routing
+from tinymoe.kernels.cpu.batch import Header, aligned
+from tinymoe.kernels.cpu.plan import Plan
+from tinymoe.kernels.cpu.plan_attention import fill_tables, own_words
+from tinymoe.kernels.cpu.team import Team
+from tinymoe.kernels.cpu.weights import Weights
+from tinymoe.model.ops import DEFINITION
+from tinymoe.model.params import Params
+from tinymoe.model.transformer import forward, no_tap
+
+FEWEST = 16  # tokens that a plan has room for; more by doubling
+
+
+def uncovered(config: ModelConfig, numerics: Numerics) -> str | None:
+    """What of a model the whole step has no kernels for; None: it has them for all of it."""
+    if numerics.accumulate != "float32":
+        return f"numerics {numerics.name!r}: sums in {numerics.accumulate}"
+    if numerics.activations != "storage":
+        return f"numerics {numerics.name!r}: inputs of products are quantised"
+    if config.residual is not None:
+        return "normed inputs that go past a layer's parts"
+    if config.router.weight_on != "output":
+        return "expert weights on the input"
+    if config.router.weight_from not in ("score", "softmax_of_chosen", "sigmoid_of_chosen"):
+        return f"router weights from {config.router.weight_from}"
+    for card in config.attention:
+        if not isinstance(card, AttentionCard):
+            return type(card).__name__.removesuffix("Card") + " layers"
+        if card.latent is not None:
+            return "latent attention"
+        if card.out_gate:
+            return "gated attention"
+        if card.temperature is not None:
+            return "queries with a temperature"
+    return None
+
+
+class Step:
+    """One model's packed weights and threads, and a plan for each cache that it has met."""
+
+    def __init__(self, weights: Weights, threads: int | None = None) -> None:
+        """`threads`: None is the physical cores that this process may use."""
+        self.weights, self.team = weights, Team(threads)
+        self._own = aligned(0, np.uint8)
+        self._plans: weakref.WeakKeyDictionary[Any, dict[Any, Plan]] = weakref.WeakKeyDictionary()
+
+    def __call__(
+        self,
+        params: Params,
+        config: ModelConfig,
+        batch: Batch,
+        cache: PagedKeysValues,
+        numerics: Numerics,
+        tap: Tap = no_tap,
+    ) -> Array:
+        """`forward`: the same arguments and logits (R, V), in float32."""
+        if uncovered(config, numerics) is not None:
+            return forward(params, config, batch, cache, numerics, DEFINITION, tap)
+        traced, tokens = tap is not no_tap, len(batch.ids)
+        plan = self._plan(config, numerics, cache, tokens, traced)
+        fill_tables(plan, batch.positions)
+        header = Header(
+            batch, len(config.cache_groups), cache.page_size, self._memory(plan),
+            self.team.threads,
+        )  # fmt: skip
+        self.team.run(plan.program.code, header.address)
+        if traced:
+            tap("tokens", batch.ids)
+            for name, view in plan.taps:
+                tap(name, view(tokens))
+        logits = np.array(plan.logits[: len(batch.logit_rows), : config.vocab_size])
+        if config.multipliers.logits_divisor != 1:
+            logits /= np.float32(config.multipliers.logits_divisor)
+        tap("logits", logits)
+        return logits
+
+    def _plan(
+        self,
+        config: ModelConfig,
+        numerics: Numerics,
+        cache: PagedKeysValues,
+        tokens: int,
+        traced: bool,
+    ) -> Plan:
+        """The plan for this cache with room for so many tokens, made when there is none."""
+        plans = self._plans.setdefault(cache, {})
+        key = (id(config), numerics, traced)
+        plan = plans.get(key)
+        if plan is None or plan.buffers.tokens < tokens:
+            room = tokens if traced else max(FEWEST, 1 << (tokens - 1).bit_length())
+            plan = Plan(self.weights, config, numerics, cache.layer, room, threads=self.team.threads, traced=traced)
+            plans[key] = plan
+        return plan
+
+    def _memory(self, plan: Plan) -> Array:
+        """Each thread's own memory, as much as the hungriest kernel of this step wants."""
+        router = plan.config.router
+        words = max(
+            linear.OWN_WORDS,
+            routing.own_words(router.experts, router.top_k),
+            own_words(plan.config),
+        )
+        size = (8 * words + 63) // 64 * 64 * self.team.threads
+        if self._own.nbytes < size:
+            self._own = aligned(2 * size, np.uint8)
+        return self._own[:size]
