@@ -1,0 +1,172 @@
+"""The model's kernels on the PTX machine: contracts kept, with bounds and races checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.kernels.model_kernels import ARCHES, keeps_contract, machine
+from tinymoe.core import NUMERICS, Array, RopeCard, TinymoeError
+from tinymoe.kernels.contracts import contract
+from tinymoe.kernels.cuda import calls, calls_naive
+from tinymoe.kernels.cuda.ops_model import ModelOps
+from tinymoe.kernels.strategies import CLAMPED
+from tinymoe.model.on_demand import OnDemand
+from tinymoe.model.precision import store
+from tinymoe.model.rope import rope_tables
+
+pytestmark = pytest.mark.kernels
+OPS = ("linear", "rmsnorm", "rope", "expert_ffn")
+FP32, BF16 = NUMERICS["fp32"], NUMERICS["bf16"]
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("op", OPS)
+def test_fast_kernels_keep_their_contract(op: str, arch: str) -> None:
+    keeps_contract(op, getattr(ModelOps(machine(arch)), op), 30 if arch == "80" else 10)
+
+
+@pytest.mark.parametrize("op", ["linear", "rmsnorm", "expert_ffn"])
+def test_naive_kernels_keep_their_contract(op: str) -> None:
+    keeps_contract(op, getattr(ModelOps(machine("80"), "naive"), op), 10)
+
+
+def values(shape: tuple[int, ...], seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# ------------------------------------------------- sizes past one tile, in every dimension
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(
+    ("tokens", "width", "outs"),
+    [(1, 32, 64), (1, 33, 65), (2, 1, 1), (8, 64, 64), (9, 70, 130), (17, 31, 63)],
+)
+def test_linear_has_the_same_bits_in_every_company(
+    arch: str, tokens: int, width: int, outs: int
+) -> None:
+    # a product that picks its order of sums by the number of rows gives a token other bits in
+    # a batch than alone; a lost tail row, column or stretch of the sum shows here as well
+    ops, device = ModelOps(machine(arch)), machine(arch)
+    x, weight, bias = values((tokens, width)), values((outs, width), 1), values((outs,), 2)
+    case = {"x": x, "weight": weight, "bias": bias, "numerics": FP32}
+    contract("linear").judge(ops.linear, case)
+    together = ops.linear(x, weight, FP32, bias=bias)
+    alone = np.concatenate([ops.linear(row[None], weight, FP32, bias=bias) for row in x])
+    naive = ModelOps(device, "naive").linear(x, weight, FP32, bias=bias)
+    assert together.tobytes() == alone.tobytes() == naive.tobytes()
+    by_warp = device.empty((tokens, outs), np.float32)
+    calls_naive.linear_warp(device, by_warp, x, weight, bias, np.int32(0))
+    contract("linear").check(case, by_warp)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("clamped", [False, True])
+@pytest.mark.parametrize(
+    "counts",
+    [
+        (9, 0, 8, 1, 17),  # full tiles, a last row alone, an expert without rows, at either end
+        (0, 25, 0),
+        tuple(int(n) for n in np.random.default_rng(5).integers(0, 3, 70)),  # over 32 and 64
+    ],
+)
+def test_experts_over_ragged_tiles(arch: str, clamped: bool, counts: tuple[int, ...]) -> None:
+    experts, rows, hidden, width = len(counts), sum(counts), 33, 66
+    case: dict[str, Any] = {
+        "x": values((rows, hidden)),
+        "gate_up": values((experts, 2 * width, hidden), 1) / 4,
+        "down": values((experts, hidden, width), 2) / 4,
+        "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        "numerics": BF16 if clamped else FP32,
+    }
+    for name in ("x", "gate_up", "down"):  # bf16 storage holds such values
+        case[name] = (case[name].view(np.uint32) & 0xFFFF0000).view(np.float32)
+    if clamped:
+        case["card"] = CLAMPED
+        case["gate_up_bias"] = np.full((experts, 2 * width), 0.5, np.float32)
+        case["down_bias"] = np.full((experts, hidden), -0.25, np.float32)
+    fast, naive = ModelOps(machine(arch)), ModelOps(machine(arch), "naive")
+    contract("expert_ffn").judge(fast.expert_ffn, case)
+    # fused or not, a tile of one row or of eight: the same sums in the same order
+    assert fast.expert_ffn(**case).tobytes() == naive.expert_ffn(**case).tobytes()
+
+
+def test_a_grid_for_the_worst_case_is_enough() -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(200):
+        counts, tile = rng.integers(0, 20, rng.integers(1, 9)), int(rng.integers(1, 9))
+        needed, rows = sum(-(-int(n) // tile) for n in counts), int(counts.sum())
+        assert needed <= calls.most_tiles(rows, len(counts), tile)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("width", [1, 31, 64, 300])
+@pytest.mark.parametrize("early", [False, True])
+def test_rmsnorm_of_heads_with_weights_of_their_own(arch: str, width: int, early: bool) -> None:
+    # a weight a head (the queries' and keys' norms): head h of every token takes row h
+    ops, x, weight = ModelOps(machine(arch)), values((3, 2, width)), values((2, width), 1)
+    got = ops.rmsnorm(x, weight, 1e-6, BF16, rounds_before_weight=early)
+    for head in range(2):
+        case = {"x": x[:, head].copy(), "weight": weight[head], "eps": 1e-6, "numerics": BF16}
+        case["rounds_before_weight"] = early
+        contract("rmsnorm").check(case, np.ascontiguousarray(got[:, head]))
+
+
+def test_rope_takes_its_angles_by_position_from_a_table_of_all() -> None:
+    # what a replayed graph does: the host no longer says which row is whose
+    device, card = machine("80"), RopeCard(theta=1e4, rotary_dim=6, pairing="half", scaling=None)
+    x, positions = values((3, 2, 8)), np.array([5, 0, 9])
+    direct = ModelOps(device).rope(x, rope_tables(positions, card, FP32), card, FP32)
+    every, out = rope_tables(np.arange(10), card, FP32), device.empty(x.shape, np.float32)
+    calls.rope(device, out, x, every, positions, False, np.int32(0))
+    assert out.tobytes() == direct.tobytes()
+
+
+# ------------------------------------------------------------------- between the ops, refusals
+
+
+def test_rows_are_taken_added_and_written_where_the_block_table_says() -> None:
+    device, table, bf16 = machine("80"), values((7, 5)), np.int32(1)
+    out = device.empty((4, 5), np.float32)
+    calls.take_rows(device, out, table, np.array([12, 0, 13, 5]), 2, 3.0, bf16)
+    want = (table[[6, 0, 6, 2]] * np.float32(3)).astype(np.float32)
+    assert np.array_equal(out, store(want, "bfloat16"))
+    part = values((4, 5), 1)
+    calls.add_to(device, out, out, part, 0.5, bf16)
+    half = store(part * np.float32(0.5), "bfloat16")
+    assert np.array_equal(out, store(store(want, "bfloat16") + half, "bfloat16"))
+    tables, positions = np.array([[3, -1], [0, 2]]), np.array([1, 6])
+    slots = device.empty((2,), np.int64)
+    calls.slots_of(device, slots, positions, tables, 4)
+    assert slots.tolist() == [3 * 4 + 1, 2 * 4 + 2]
+    pages, new = device.zeros((5, 4, 2, 3), np.float32), values((2, 2, 3))
+    calls.write_pages(device, pages, slots, new)
+    assert np.array_equal(pages.reshape(20, 2, 3)[slots], new)
+    assert np.count_nonzero(pages) == new.size
+
+
+def test_what_the_kernels_do_not_do_is_refused_with_a_way_out() -> None:
+    # nothing falls back without a word: float64 computed in float32 would pass for exact
+    ops, x, weight = ModelOps(machine("80")), values((2, 4)), values((3, 4), 1)
+    with pytest.raises(TinymoeError, match="float32, numerics 'exact'.*backend 'numpy'"):
+        ops.linear(x.astype(np.float64), weight.astype(np.float64), NUMERICS["exact"])
+    with pytest.raises(TinymoeError, match="expected float32, got float64"):
+        ops.linear(x.astype(np.float64), weight, FP32)
+    with pytest.raises(TinymoeError, match="do not fit"):
+        ops.linear(x, values((3, 5)), FP32)
+    with pytest.raises(TinymoeError, match="do not fit"):
+        ops.rmsnorm(x, values((5,)), 1e-6, FP32, rounds_before_weight=False)
+    with pytest.raises(TinymoeError, match="more --memory"):
+        ops.linear(x, OnDemand((3, 4), lambda at: weight[at]), FP32)
+
+
+def test_no_tokens_no_launch() -> None:
+    # a launch of no blocks is an error on a GPU
+    ops, none = ModelOps(machine("80")), np.empty((0, 4), np.float32)
+    assert ops.linear(none, values((3, 4)), FP32).shape == (0, 3)
+    assert ops.rmsnorm(none, values((4,)), 1e-6, FP32, rounds_before_weight=True).shape == (0, 4)
+    offsets, weights = np.zeros(3, np.int64), (values((2, 6, 4)), values((2, 4, 3)))
+    assert ops.expert_ffn(none, *weights, offsets, FP32).shape == (0, 4)
