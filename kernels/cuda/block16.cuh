@@ -117,6 +117,7 @@ __device__ __forceinline__ Scaled scaled(int steps, float amax, float scale, int
     case STEPS_CT: return ct_steps(amax, scale, from_bf16);
     case STEPS_TORCHAO: return torchao_steps(amax, scale, 0);
     case STEPS_TORCHAO_ONE_LEVEL: return torchao_steps(amax, scale, 1);
-    default: return te_steps(amax, scale);
+    case STEPS_TE: return te_steps(amax, scale);
+    default: __builtin_unreachable();
   }
 }

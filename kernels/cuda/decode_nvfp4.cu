@@ -5,34 +5,25 @@
 // and writes of neighbouring threads lie next to each other. E2M1 times E4M3 is exact in float32;
 // the tensor scale is what rounds, and libraries apply it in different places.
 
-#define NO_TENSOR_SCALE 0
-#define PRODUCT 1     // v * (s * g)              ModelOpt, torchao
-#define QUOTIENT 2    // v * (s / g)              compressed-tensors
-#define RECIPROCAL 3  // v * (s * (1 / g))        a divisor, as kernels take it
-#define AMAX 4        // v * ((s * g) * (1/2688)) TransformerEngine
-
-__device__ __forceinline__ float step_of(float s, float g, int association) {
-  switch (association) {
-    case PRODUCT: return mul_rn(s, g);
-    case QUOTIENT: return div_rn(s, g);
-    case RECIPROCAL: return mul_rn(s, div_rn(1, g));
-    case AMAX: return mul_rn(mul_rn(s, g), 1.0f / 2688);
-    default: return s;
-  }
-}
+//
+//   v * (s * g)               ModelOpt, torchao; kernels, with g the reciprocal of their divisor
+//   v * (s / g)               compressed-tensors
+//   v * ((s * g) * (1/2688))  TransformerEngine, whose g is the tensor's largest value
 
 __device__ __forceinline__ void put_eight(float* out, i64 word, const float (&v)[8]) {
   ((float4*)out)[2 * word] = make_float4(v[0], v[1], v[2], v[3]);
   ((float4*)out)[2 * word + 1] = make_float4(v[4], v[5], v[6], v[7]);
 }
 
-// codes (rows, K/2), scales (rows, K/16) -> out (rows, K) float32; `words` = rows * K/8.
+// codes (rows, K/2), scales (rows, K/16) -> out (rows, K) float32; `words` = rows * K/8. The step
+// is s * g or s / g, times `after`, which is 1 where there is nothing after.
 extern "C" __global__ void decode_nvfp4(float* out, const u32* codes, const u8* scales, i64 words,
-                                        float tensor_scale, int association) {
+                                        float g, int divides, float after) {
   i64 word = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (word >= words) return;
   u32 eight = codes[word];
-  float step = step_of(e4m3_to_f32(scales[word / 2]), tensor_scale, association), v[8];
+  float s = e4m3_to_f32(scales[word / 2]), v[8];
+  float step = mul_rn(divides ? div_rn(s, g) : mul_rn(s, g), after);
 #pragma unroll
   for (int p = 0; p < 4; p++) {
     float2 two = e2m1_to_f32(eight, p);

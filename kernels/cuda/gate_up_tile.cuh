@@ -37,7 +37,7 @@ __device__ __forceinline__ void gate_up_tile(u8* codes, u8* scales, Rows x, cons
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       h[i] = hidden_at(d, i, half, alphas[group.expert], to_bf16);
-      amax = larger(amax, fabsf(h[i]));
+      amax = larger(amax, magnitude(h[i]));
     }
     Scaled s = kernel_steps(quad_max(amax), hidden_scales[group.expert]);
     Rule rule = {TIES_EVEN, SIGN_KEPT, 7};

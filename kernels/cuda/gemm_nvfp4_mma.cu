@@ -26,24 +26,22 @@ extern "C" __global__ void BOUNDS gemm_mxfp4_w4a4_mma(float* out, const u8* x_co
                                 to_bf16);
 }
 
-// x in BF16 storage: its lower 16 bits are zeros, and are not looked at.
-extern "C" __global__ void BOUNDS gemm_nvfp4_mma(float* out, const float* x, W_AND_SIZES,
-                                                 int to_bf16) {
-  tile<Portable<Nvfp4, InBf16>>(out, Floats<1>{x, T, K}, ROW0, WEIGHT, READ_NAN, to_bf16);
+// x in BF16 storage, and the result. Of x the lower 16 bits are zeros, and are not looked at.
+extern "C" __global__ void BOUNDS gemm_nvfp4_mma(float* out, const float* x, W_AND_SIZES) {
+  tile<Portable<Nvfp4, InBf16>>(out, Floats<1>{x, T, K}, ROW0, WEIGHT, READ_NAN, 1);
 }
 
 extern "C" __global__ void BOUNDS gemm_mxfp4_mma(float* out, const float* x, W_AND_SIZES,
-                                                 int reading, int to_bf16) {
-  tile<Portable<Mxfp4, InBf16>>(out, Floats<1>{x, T, K}, ROW0, WEIGHT, reading, to_bf16);
+                                                 int reading) {
+  tile<Portable<Mxfp4, InBf16>>(out, Floats<1>{x, T, K}, ROW0, WEIGHT, reading, 1);
 }
 
-// x in float32 storage: three pieces.
-extern "C" __global__ void BOUNDS gemm_nvfp4_mma_f32(float* out, const float* x, W_AND_SIZES,
-                                                     int to_bf16) {
-  tile<Portable<Nvfp4, InBf16, 3>>(out, Floats<3>{x, T, K}, ROW0, WEIGHT, READ_NAN, to_bf16);
+// x in float32 storage, and the result: three pieces.
+extern "C" __global__ void BOUNDS gemm_nvfp4_mma_f32(float* out, const float* x, W_AND_SIZES) {
+  tile<Portable<Nvfp4, InBf16, 3>>(out, Floats<3>{x, T, K}, ROW0, WEIGHT, READ_NAN, 0);
 }
 
 extern "C" __global__ void BOUNDS gemm_mxfp4_mma_f32(float* out, const float* x, W_AND_SIZES,
-                                                     int reading, int to_bf16) {
-  tile<Portable<Mxfp4, InBf16, 3>>(out, Floats<3>{x, T, K}, ROW0, WEIGHT, reading, to_bf16);
+                                                     int reading) {
+  tile<Portable<Mxfp4, InBf16, 3>>(out, Floats<3>{x, T, K}, ROW0, WEIGHT, reading, 0);
 }

@@ -36,24 +36,24 @@ extern "C" __global__ void BOUNDS grouped_gemm_mxfp4_w4a4_mma(float* out, const 
   grouped<Mxfp4, Portable<Mxfp4, InBf16>>(out, x, SAME, READ_NAN, to_bf16);
 }
 
+// x in BF16 storage, and the result.
 extern "C" __global__ void BOUNDS grouped_gemm_nvfp4_mma(float* out, const float* x,
-                                                         EXPERTS_AND_SIZES, int to_bf16) {
-  grouped<Nvfp4, Portable<Nvfp4, InBf16>>(out, Floats<1>{x, 0, K}, SAME, READ_NAN, to_bf16);
+                                                         EXPERTS_AND_SIZES) {
+  grouped<Nvfp4, Portable<Nvfp4, InBf16>>(out, Floats<1>{x, 0, K}, SAME, READ_NAN, 1);
 }
 
 extern "C" __global__ void BOUNDS grouped_gemm_mxfp4_mma(float* out, const float* x,
-                                                         EXPERTS_AND_SIZES, int reading,
-                                                         int to_bf16) {
-  grouped<Mxfp4, Portable<Mxfp4, InBf16>>(out, Floats<1>{x, 0, K}, SAME, reading, to_bf16);
+                                                         EXPERTS_AND_SIZES, int reading) {
+  grouped<Mxfp4, Portable<Mxfp4, InBf16>>(out, Floats<1>{x, 0, K}, SAME, reading, 1);
 }
 
+// x in float32 storage, and the result.
 extern "C" __global__ void BOUNDS grouped_gemm_nvfp4_mma_f32(float* out, const float* x,
-                                                             EXPERTS_AND_SIZES, int to_bf16) {
-  grouped<Nvfp4, Portable<Nvfp4, InBf16, 3>>(out, Floats<3>{x, 0, K}, SAME, READ_NAN, to_bf16);
+                                                             EXPERTS_AND_SIZES) {
+  grouped<Nvfp4, Portable<Nvfp4, InBf16, 3>>(out, Floats<3>{x, 0, K}, SAME, READ_NAN, 0);
 }
 
 extern "C" __global__ void BOUNDS grouped_gemm_mxfp4_mma_f32(float* out, const float* x,
-                                                             EXPERTS_AND_SIZES, int reading,
-                                                             int to_bf16) {
-  grouped<Mxfp4, Portable<Mxfp4, InBf16, 3>>(out, Floats<3>{x, 0, K}, SAME, reading, to_bf16);
+                                                             EXPERTS_AND_SIZES, int reading) {
+  grouped<Mxfp4, Portable<Mxfp4, InBf16, 3>>(out, Floats<3>{x, 0, K}, SAME, reading, 0);
 }

@@ -44,6 +44,9 @@ __device__ __forceinline__ bool is_zero(float x) { return magnitude_bits(x) == 0
 __device__ __forceinline__ bool is_nan(float x) { return magnitude_bits(x) > 0x7f800000u; }
 __device__ __forceinline__ u32 sign_bit(float x) { return __float_as_uint(x) >> 31; }
 
+// |x|. fabsf would flush subnormals, too: it is an instruction with `.ftz` here.
+__device__ __forceinline__ float magnitude(float x) { return __uint_as_float(magnitude_bits(x)); }
+
 // Of two numbers that are not negative. They order as their bits do; fmaxf would flush subnormals.
 __device__ __forceinline__ float larger(float a, float b) {
   return __uint_as_float(max(__float_as_uint(a), __float_as_uint(b)));
@@ -51,6 +54,10 @@ __device__ __forceinline__ float larger(float a, float b) {
 
 __device__ __forceinline__ float smaller(float a, float b) {
   return __uint_as_float(min(__float_as_uint(a), __float_as_uint(b)));
+}
+
+__device__ __forceinline__ float largest_of(float4 v) {
+  return larger(larger(magnitude(v.x), magnitude(v.y)), larger(magnitude(v.z), magnitude(v.w)));
 }
 
 // To BF16 and back: nearest, ties to even. Adding 0x7fff plus the lowest kept bit carries into the

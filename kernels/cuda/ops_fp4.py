@@ -7,63 +7,21 @@ NumPy arrays on the PTX machine, CuPy arrays on a GPU. Signatures and meaning: t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, prod
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from tinymoe.core import Array, TinymoeError
 from tinymoe.formats import conventions
-from tinymoe.formats.conventions import MXFP4, NVFP4, Association, Source
-from tinymoe.formats.e2m1 import Rule
-from tinymoe.formats.mxfp4 import DEEPGEMM_MIN_AMAX
+from tinymoe.formats.conventions import MXFP4, NVFP4, Source
+from tinymoe.formats.nvfp4_encoders import PEAK
 from tinymoe.kernels.cuda.arguments import blocks_for, floats
 from tinymoe.kernels.cuda.launch import Device, launch
 from tinymoe.kernels.formats_ops import Packed
 
 THREADS = 128  # of a block
-# The numbers that the kernels have for what conventions.py has words for.
-STEPS = {  # block16.cuh
-    "kernel": 0,
-    "kernel_vllm": 1,
-    "kernel_flashinfer": 2,
-    "kernel_flashinfer_exact": 3,
-    "vllm_ref": 4,
-    "modelopt": 5,
-    "ct": 6,
-    "torchao": 7,
-    "torchao_one_level": 8,
-    "te": 9,
-    "te_2d": 9,
-}
-ASSOCIATION: dict[Association, int] = {  # decode_nvfp4.cu
-    "none": 0,
-    "product": 1,
-    "quotient": 2,
-    "reciprocal": 3,
-    "amax": 4,
-}
-EXPONENT = {  # quantize_mxfp4.cu
-    "floor": 0,
-    "even": 1,
-    "ceil": 2,
-    "rceil": 3,
-    "rceil_rcp": 4,
-    "rceil_log2": 5,
-    "floor6": 6,
-}
-SCALING = {
-    "divide": 0,
-    "divide_normal": 1,
-    "multiply": 2,
-    "multiply_one_at_0": 3,
-    "multiply_zero_at_0": 4,
-}
-READING = {"nan": 0, "inf": 1, "shift": 2, "ldexp": 3}  # fp4.cuh
-TIES = {"even": 0, "toward_zero": 1, "away": 2}
-ZERO_SIGN = {"kept": 0, "lost_at_zero": 1, "never": 2, "zeros_negative": 3}
-# The code of a NaN. torchao's depends on the NaN's bits: 11 is that of 0 * inf on a PC.
-NAN = {"six": 7, "zero": 0, "torchao": 11, "unspecified": 0}
+READING = {"nan": 0, "inf": 1, "shift": 2, "ldexp": 3}  # of E8M0, as in fp4.cuh
 
 
 @dataclass(frozen=True)
@@ -93,34 +51,26 @@ class Fp4Ops:
                 f"got {x.shape}; pad with zeros"
             )
         codes, scales = self._packed(x, 16)
+        scale = np.float32(1 if tensor_scale is None else tensor_scale)
+        sizes = _ints(rows, width // 16)
         self._launch(
             "quantize_nvfp4",
+            f"quantize_nvfp4_{convention}",
             rows * width // 4,
-            [
-                *(codes, scales, x, *_ints(rows, width // 16)),
-                np.float32(1 if tensor_scale is None else tensor_scale),
-                *_ints(STEPS[convention], source == "bfloat16", sharing),
-                *_rule(row.element),
-            ],
+            [codes, scales, x, *sizes, scale, np.int32(source == "bfloat16")],
         )
         return Packed(codes, scales)
 
     def quantize_mxfp4(self, x: Array, convention: str) -> Packed:
         """x (..., N, K) float32, finite, to the bytes of a convention: quantize_mxfp4.cu."""
-        row = conventions.row(MXFP4, convention)
+        conventions.row(MXFP4, convention)  # refuses a name that there is not
         x, (rows, width) = self._rows("quantize_mxfp4: x", x, 32)
         codes, scales = self._packed(x, 32)
-        deepgemm = convention == "deepgemm"
-        overflow = 1.75 * 2.0**127 if convention == "ct" else inf
         self._launch(
             "quantize_mxfp4",
+            f"quantize_mxfp4_{convention}",
             rows * width // 4,
-            [
-                *(codes, scales, x, np.int64(rows * width // 32)),
-                *_ints(EXPONENT[row.exponent], SCALING[row.scaling]),
-                *(np.float32(DEEPGEMM_MIN_AMAX if deepgemm else 0), *_ints(deepgemm)),
-                *(np.float32(overflow), *_rule(row.element)),
-            ],
+            [codes, scales, x, np.int64(rows * width // 32)],
         )
         return Packed(codes, scales)
 
@@ -128,10 +78,12 @@ class Fp4Ops:
         self, codes: Array, scales: Array, tensor_scale: float | None, convention: str
     ) -> Array:
         """The values (..., N, K) float32: decode_nvfp4.cu. Code 8 is -0 in all conventions here."""
-        row = conventions.row(NVFP4, convention)
-        scale = np.float32(1 if tensor_scale is None else tensor_scale)
-        how = np.int32(ASSOCIATION[row.association])
-        return self._decode("nvfp4", codes, scales, 16, [scale, how])
+        how = conventions.row(NVFP4, convention).association
+        g = np.float32(1 if tensor_scale is None else tensor_scale)
+        if how == "reciprocal":
+            g = np.float32(1) / g
+        after = np.float32(1) / PEAK if how == "amax" else np.float32(1)
+        return self._decode("nvfp4", codes, scales, 16, [g, np.int32(how == "quotient"), after])
 
     def dequantize_mxfp4(self, codes: Array, scales: Array, convention: str) -> Array:
         """The values (..., N, K) float32, bytes 0 and 255 as the convention reads them."""
@@ -145,7 +97,7 @@ class Fp4Ops:
         words = -(-rows // 128) * 128 * -(-columns // 4)
         flat: Array = self.device.empty((4 * words,), np.uint8)
         sizes = _ints(rows, columns, words)
-        self._launch("swizzle", words, [flat, scales, *sizes], "swizzle_scales")
+        self._launch("swizzle", "swizzle_scales", words, [flat, scales, *sizes])
         return flat
 
     def unswizzle_scales(self, flat: Array, rows: int, columns: int) -> Array:
@@ -159,7 +111,7 @@ class Fp4Ops:
             )
         out: Array = self.device.empty((rows, columns), np.uint8)
         arguments = [out, flat, *_ints(rows, columns)]
-        self._launch("swizzle", rows * columns, arguments, "unswizzle_scales")
+        self._launch("swizzle", "unswizzle_scales", rows * columns, arguments)
         return out
 
     def _decode(
@@ -169,13 +121,13 @@ class Fp4Ops:
         out: Array = self.device.empty((*codes.shape[:-1], 2 * codes.shape[-1]), np.float32)
         words = codes.size // 4
         arguments = [out, codes, scales, np.int64(words), *arguments]
-        self._launch("decode_nvfp4", words, arguments, f"decode_{form}")
+        self._launch("decode_nvfp4", f"decode_{form}", words, arguments)
         return out
 
-    def _launch(self, source: str, threads: int, arguments: list[Any], entry: str = "") -> None:
+    def _launch(self, source: str, entry: str, threads: int, arguments: list[Any]) -> None:
         """A thread for each piece of work; nothing to do is no launch."""
         if threads:
-            kernel = self.device.kernel(source, entry or source)
+            kernel = self.device.kernel(source, entry)
             launch(kernel, blocks_for(threads, THREADS), THREADS, arguments)
 
     def _rows(self, what: str, x: Array, block: int) -> tuple[Array, tuple[int, int]]:
@@ -210,10 +162,6 @@ def _bytes(device: Device, array: Any, what: str) -> Array:
         raise TinymoeError(f"{what}: expected uint8, got {array.dtype} {array.shape}")
     placed: Array = device.asarray(array)
     return placed
-
-
-def _rule(rule: Rule) -> list[np.int32]:
-    return _ints(TIES[rule.ties], ZERO_SIGN[rule.zero_sign], NAN[rule.nan])
 
 
 def _ints(*numbers: int) -> list[np.int32]:

@@ -23,6 +23,7 @@ import numpy as np
 from tinymoe.core import Array, Numerics, TinymoeError
 from tinymoe.formats import conventions
 from tinymoe.formats.conventions import MXFP4, NVFP4
+from tinymoe.formats.nvfp4_encoders import PEAK
 from tinymoe.kernels.cuda.arguments import NULL, floats, rounds
 from tinymoe.kernels.cuda.launch import Device, launch
 from tinymoe.kernels.cuda.ops_fp4 import READING, coded
@@ -30,7 +31,6 @@ from tinymoe.kernels.cuda.ops_routing import RoutingOps
 
 Rung = Literal["naive", "shared", "mma", "sm120"]
 BLOCK = {"nvfp4": 16, "mxfp4": 32}
-PEAK = np.float32(2688)  # 6 * 448
 THREADS = {"naive": 128, "shared": 256, "mma": 128, "sm120": 128}
 TILE = {"naive": (1, 128), "shared": (32, 32), "mma": (16, 128), "sm120": (16, 128)}
 FUSED_COLUMNS = 64  # hidden columns of a block of fused_gate_up.cu
@@ -162,7 +162,7 @@ class Fp4Gemm:
         reading: int | None, numerics: Numerics,
     ) -> Array:  # fmt: skip
         bf16, (w_codes, w_scales) = rounds(numerics), self._weight(form, weight)
-        operand, name, rung = self._operand(form, x, numerics)
+        operand, name, rung, known = self._operand(form, x, numerics)
         (rows, width), (outs, inner) = _operand_shape(operand), _shape(w_codes)
         _fits(name, width, inner)
         out: Array = self.device.empty((rows, outs), np.float32)
@@ -175,7 +175,7 @@ class Fp4Gemm:
                 THREADS[rung],
                 [
                     *(out, *operand, w_codes, w_scales, alpha),
-                    *(*_ints(rows, outs, inner), *_given(reading), bf16),
+                    *(*_ints(rows, outs, inner), *_given(reading), *((bf16,) * (not known))),
                 ],
             )
         return out
@@ -185,7 +185,7 @@ class Fp4Gemm:
         reading: int | None, numerics: Numerics, tiles: Array | None = None,
     ) -> Array:  # fmt: skip
         bf16, (w_codes, w_scales) = rounds(numerics), self._weight(form, weight)
-        operand, name, rung = self._operand(form, x, numerics)
+        operand, name, rung, known = self._operand(form, x, numerics)
         rows, width = _operand_shape(operand)
         experts, outs = w_codes.shape[:2]
         _fits(name, width, _shape(w_codes)[1], experts, len(offsets) - 1)
@@ -199,7 +199,7 @@ class Fp4Gemm:
                 THREADS[rung],
                 [
                     *(out, *operand, w_codes, w_scales, alphas, tiles),
-                    *(*_ints(outs, width), *_given(reading), bf16),
+                    *(*_ints(outs, width), *_given(reading), *((bf16,) * (not known))),
                 ],
             )
         return out
@@ -216,15 +216,18 @@ class Fp4Gemm:
     def _weight(self, form: str, weight: tuple[Array, Array]) -> tuple[Array, Array]:
         return coded(self.device, *weight, BLOCK[form], f"weight ({form})")
 
-    def _operand(self, form: str, x: Any, numerics: Numerics) -> tuple[Operand, str, Rung]:
-        """x for a kernel, the end of the kernel's name, and the rung that has it."""
+    def _operand(self, form: str, x: Any, numerics: Numerics) -> tuple[Operand, str, Rung, bool]:
+        """x for a kernel, the end of the kernel's name, the rung that has it.
+
+        And whether that kernel is for one storage, so that it does not ask for it.
+        """
         if isinstance(x, tuple):
             codes, scales = coded(self.device, *x, BLOCK[form], f"x ({form})")
-            return [codes, scales], f"{form}_w4a4_{self.rung}", self.rung
+            return [codes, scales], f"{form}_w4a4_{self.rung}", self.rung, False
         operand = [floats(self.device, x, "x")]
         rung: Rung = "mma" if self.rung == "sm120" else self.rung  # FP4 cores want codes
         precise = rung == "mma" and numerics.storage == "float32"
-        return operand, f"{form}_{rung}{'_f32' * precise}", rung
+        return operand, f"{form}_{rung}{'_f32' * precise}", rung, rung == "mma"
 
 
 def multiplier(tensor_scale: Any, convention: str) -> Any:
