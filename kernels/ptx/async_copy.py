@@ -75,10 +75,12 @@ class Copies:
         for batch in self.batches:
             before = self.committed[batch.lanes] - under_way
             done = waiting[batch.lanes] & (batch.group < before)
+            if done.all():
+                self._finish(batch)
+                continue
             if done.any():
                 self._finish(batch.part(done))
-            if not done.all():
-                left.append(batch.part(~done))
+            left.append(batch.part(~done))
         self.batches = left
 
     def _finish(self, batch: Batch) -> None:

@@ -13,6 +13,7 @@ from tinymoe.formats import e2m1, e4m3
 from tinymoe.kernels.cuda.committed import NoCompilerError
 from tinymoe.kernels.cuda.compile import build
 from tinymoe.kernels.ptx import DefectError, PtxError, launch, parse
+from tinymoe.kernels.ptx.fragments import TABLE, fragment_map
 
 pytestmark = pytest.mark.kernels
 Array = np.ndarray[Any, Any]
@@ -31,6 +32,36 @@ def test_the_committed_ptx_is_that_of_its_source(arch: str) -> None:
     assert re.findall(r"^\s+([a-z].*);", made, re.M) == re.findall(
         r"^\s+([a-z].*);", ptx.read_text("utf-8"), re.M
     )
+
+
+def as_statement(opcode: str) -> str:
+    """CUDA C that holds an mma and nothing else; its sums are in f[] or r[], the rest in a[]."""
+    a, b, c, *scales = [f.row.shape[1] for f in fragment_map(opcode).values()]
+    kind = "f" if opcode.count(".f32") == 2 else "r"
+    number = iter(range(99))
+    groups = [", ".join(f"%{next(number)}" for _ in range(n)) for n in (c, a, b, c, *scales)]
+    operands = [f"{{{group}}}" for group in groups]
+    for k in range(len(scales)):
+        operands[4 + k] += ", {0, 0}"
+    inputs = [f'"r"(a[{i}])' for i in range(a + b)]
+    inputs += [f'"{kind}"({kind}[{i}])' for i in range(c)] + ['"r"(a[0])'] * len(scales)
+    outputs = [f'"={kind}"({kind}[{i}])' for i in range(c)]
+    text = f"{opcode} {', '.join(operands)};"
+    return f'asm volatile("{text}" : {", ".join(outputs)} : {", ".join(inputs)});'
+
+
+def test_ptxas_knows_every_mma_of_the_table() -> None:
+    # this machine must not run what no assembler takes
+    lines = "\n".join(as_statement(opcode) for family in TABLE for _, opcode in family.members())
+    source = f"""extern "C" __global__ void all(float *f, unsigned *r, const unsigned *a) {{
+{lines}
+}}"""
+    try:
+        made = build(source, "120a")
+    except NoCompilerError as missing:
+        pytest.skip(str(missing))
+    assert made.cubin
+    assert made.ptx.count("mma.sync") == lines.count("\n") + 1
 
 
 # ---- f16, through shared memory -----------------------------------------------------------------
