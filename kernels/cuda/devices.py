@@ -7,8 +7,9 @@ with a stand-in for CuPy that checks what is handed to it.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +19,31 @@ from tinymoe.kernels import ptx
 from tinymoe.kernels.cuda.compile import build
 from tinymoe.kernels.cuda.launch import Dim3, Kernel, entry_of
 
+Result = TypeVar("Result")
 POISON = 0xFF  # bytes of an array nobody wrote: NaN as floats, -1 as integers
 
 
 class PtxDevice:
     """The CPU, running the very PTX that was compiled for `arch`.
 
-    `checks`: look for races and bounds. `strict`: races between lanes of one warp count, too
-    (nothing orders them but `__syncwarp`). `report` is the machine's, of the last launch.
+    `checks`: look for races between warps (bounds and alignment are looked at in any case).
+    `strict`: and for those between lanes of one warp, which nothing orders but `__syncwarp`.
+    `counters`: count bank conflicts and memory sectors. `report`: what the last launch ran;
+    `reports`: all launches of a kernel added up, by source and entry.
     """
 
-    def __init__(self, arch: str = "80", *, strict: bool = False, checks: bool = True) -> None:
-        self.arch, self.strict, self.checks = arch, strict, checks
+    def __init__(
+        self,
+        arch: str = "80",
+        *,
+        strict: bool = False,
+        checks: bool = True,
+        counters: bool = False,
+    ) -> None:
+        self.arch, self.strict, self.checks, self.counters = arch, strict, checks, counters
         self.report: ptx.Report | None = None
+        self.reports: dict[str, ptx.Report] = {}
+        self._parsed: dict[str, dict[str, ptx.Kernel]] = {}
         self._kernels: dict[tuple[str, str, tuple[str, ...]], Kernel] = {}
 
     @property
@@ -48,7 +61,10 @@ class PtxDevice:
 
     def from_ptx(self, text: str, entry: str, source: str = "this PTX") -> Kernel:
         """An entry of PTX from elsewhere: Numba, Triton, a file."""
-        return Kernel(self, entry, entry_of(text, entry, source), ptx.parse(text)[entry])
+        types = entry_of(text, entry, source)
+        if text not in self._parsed:
+            self._parsed[text] = ptx.parse(text)
+        return Kernel(self, source, entry, types, self._parsed[text][entry])
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """Filled with NaN (integers: -1), so that a kernel that forgets to write is seen."""
@@ -74,7 +90,42 @@ class PtxDevice:
 
     def run(self, kernel: Kernel, grid: Dim3, block: Dim3, args: list[Any], shared: int) -> None:
         """On the PTX machine; raises `ptx.DefectError` for what it finds wrong."""
-        self.report = ptx.launch(kernel.handle, grid[0], block[0], args)
+        places: list[Array] = []
+        given = [_one_buffer(a, places) if isinstance(a, np.ndarray) else a for a in args]
+        report = ptx.launch(
+            kernel.handle,
+            grid,
+            block,
+            given,
+            shared_bytes=shared,
+            races=self.checks,
+            strict=self.strict,
+            counters=self.counters,
+        )
+        for before, after in zip(args, given, strict=True):
+            if before is not after and not before.flags.writeable and (before != after).any():
+                raise ptx.DefectError(f"{kernel.name} writes into an array that is read-only")
+        key = f"{kernel.source}:{kernel.name}"
+        self.report = report
+        self.reports[key] = self.reports[key] + report if key in self.reports else report
+
+
+def _one_buffer(array: Array, places: list[Array]) -> Array:
+    """The array under which the machine shall know this memory: one object for one address.
+
+    Read-only memory goes in as a copy. Two arrays that overlap otherwise are refused: the machine
+    copies each in and out, and one would undo what a kernel wrote through the other.
+    """
+    for known in places:
+        if known.ctypes.data == array.ctypes.data and known.nbytes == array.nbytes:
+            return known if known.flags.writeable else known.copy()
+        if np.may_share_memory(known, array):
+            raise TinymoeError(
+                f"arguments {known.shape} and {array.shape} {array.dtype} overlap in memory: pass "
+                "the whole buffer once, and where to begin as a number"
+            )
+    places.append(array)
+    return array if array.flags.writeable else array.copy()
 
 
 class CupyDevice:
@@ -102,9 +153,8 @@ class CupyDevice:
         key = source, entry, defines
         if key not in self._kernels:
             module, text = self._module(source, defines)
-            self._kernels[key] = Kernel(
-                self, entry, entry_of(text, entry, source), module.get_function(entry)
-            )
+            types = entry_of(text, entry, source)
+            self._kernels[key] = Kernel(self, source, entry, types, module.get_function(entry))
         return self._kernels[key]
 
     def _module(self, source: str, defines: tuple[str, ...]) -> tuple[Any, str]:
@@ -142,6 +192,26 @@ class CupyDevice:
     def run(self, kernel: Kernel, grid: Dim3, block: Dim3, args: list[Any], shared: int) -> None:
         """On the current stream."""
         kernel.handle(grid, block, tuple(args), shared_mem=shared)
+
+    def capture(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
+        """A CUDA graph of what `step` launches; the step's results, and how to start the graph.
+
+        On a stream of its own: a capture cannot begin on the legacy default stream.
+        """
+        stream = self.cupy.cuda.Stream(non_blocking=True)
+        self.cupy.cuda.Device().synchronize()  # what the warm-up did, on another stream
+        with stream:
+            stream.begin_capture()
+            try:
+                result = step()
+            finally:
+                graph = stream.end_capture()
+
+        def replay() -> None:
+            graph.launch(stream)
+            stream.synchronize()
+
+        return result, replay
 
 
 def _cupy() -> Any:

@@ -80,6 +80,7 @@ class Kernel:
     """An entry on a device. `handle` is what the device made of it."""
 
     device: Device
+    source: str  # file of this folder, or the text
     name: str
     parameters: tuple[str, ...]  # PTX types: "u64", "u32", "f32", ...
     handle: Any
