@@ -1,7 +1,8 @@
 """`cvt`: between integers and floats, and floats of different widths.
 
-Integers keep their low bits, or are clamped with `.sat`. A float to an integer is clamped always,
-and NaN gives 0 (PTX ISA, cvt). Into a float there is one rounding, in the mode named.
+Integers keep their low bits, or are clamped with `.sat`. A float to an integer is clamped always;
+NaN gives 0, or the top bit alone where f64 or 64 bits are concerned (PTX ISA, cvt). Into a float
+there is one rounding, in the mode named.
 """
 
 from __future__ import annotations
@@ -66,14 +67,15 @@ def to_half(x: Array, kind: str, mode: str) -> Array:
     return directed(x, codes, back.astype("f8"), mode)
 
 
-def to_integer(x: Array, to: DType) -> Array:
-    """Whole f64 numbers to an integer type, clamped; NaN gives 0."""
+def to_integer(x: Array, to: DType, nan: int = 0) -> Array:
+    """Whole f64 numbers to an integer type, clamped; `nan` is what a NaN gives."""
     limits = np.iinfo(to)
     over, under = x >= float(limits.max) + 1, x < float(limits.min)
     if to.itemsize < 8:
         over = x > limits.max
     inside = np.where(over | under | np.isnan(x), 0.0, x).astype(to)
-    return np.where(over, limits.max, np.where(under, limits.min, inside)).astype(to)
+    inside = np.where(np.isnan(x), to.type(nan), inside)
+    return np.where(over, to.type(limits.max), np.where(under, to.type(limits.min), inside))
 
 
 @decoder("cvt")
@@ -104,7 +106,10 @@ def _function(to: str, source: str, how: str, mods: set[str]) -> Callable[[Array
     if to not in FLOATS:
         if how not in WHOLE:
             raise UnsupportedError("a float to an integer wants .rni, .rzi, .rmi or .rpi")
-        return lambda x: to_integer(WHOLE[how](to_f64(_ftz(x, source, mods), source)), TYPES[to])
+        dtype = TYPES[to]
+        wide = source == "f64" or dtype.itemsize == 8
+        nan = int(np.iinfo(dtype).min or 1 << (8 * dtype.itemsize - 1)) if wide else 0
+        return lambda x: to_integer(WHOLE[how](to_f64(_ftz(x, source, mods), source)), dtype, nan)
     return lambda x: _to_float(_ftz(x, source, mods), to, source, how, mods)
 
 
