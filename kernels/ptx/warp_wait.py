@@ -99,9 +99,11 @@ class WarpWait:
             lane = int(lanes[0])
             self.machine.now = self.program[int(self.place[lane])].instruction
             mates = (lane & ~31) | np.flatnonzero(self.mask[lane] & BIT)
-            missing = [int(m) & 31 for m in mates if m not in lanes or not self.live[m]]
-            mask = sum(1 << m for m in missing)
-            self.machine.fail(f"waits for {_lanes(np.uint32(mask))}, which never comes", lane)
+            missing = np.setdiff1d(mates[self.machine.exists[mates]], lanes)
+            left = missing[~self.live[missing]]
+            story = "exited" if len(left) else "wait elsewhere and never come"
+            mask = np.bitwise_or.reduce(BIT[(left if len(left) else missing) & 31])
+            self.machine.fail(f"waits for {_lanes(mask)}, which {story}", lane)
 
 
 def _lanes(mask: np.uint32) -> str:
