@@ -54,7 +54,7 @@ class Server(ThreadingHTTPServer):
             if self.routed:
                 routing = [value for name, value in taps.items() if name.endswith(".ids")]
                 file = io.BytesIO()
-                np.save(file, np.stack(routing, axis=1)[:-1].astype(np.uint8))
+                np.save(file, np.stack(routing, axis=1).astype(np.uint8))
                 choice["routed_experts"] = base64.b64encode(file.getvalue()).decode()
         else:  # a server that does not know prompt_logprobs ignores it
             choice = self._openai(ids, rows, body) if body.get("echo") else {"text": "x"}

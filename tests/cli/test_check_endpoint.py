@@ -19,6 +19,15 @@ from tinymoe.endpoint.client import Client
 IDS = [[3, 17, 42, 5, 9, 30, 2, 11, 8, 25, 6, 40], [7, 7, 1, 33, 20, 4, 12, 19]]
 
 
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+ONE_ROW = npy(np.zeros((1, 2, 2), np.uint8))
+
+
 @pytest.fixture
 def prompts(tmp_path):
     path = tmp_path / "prompts.jsonl"
@@ -67,9 +76,7 @@ def test_wrong_experts_are_found_though_the_numbers_are_right(run, model, prompt
     def edit(answer):
         choice = answer["choices"][0]
         routed = np.load(io.BytesIO(base64.b64decode(choice["routed_experts"])))
-        file = io.BytesIO()
-        np.save(file, (routed + 1) % engine.config.router.experts)
-        choice["routed_experts"] = base64.b64encode(file.getvalue()).decode()
+        choice["routed_experts"] = npy((routed + 1) % engine.config.router.experts)
         return answer
 
     with serving(engine, dialect="vllm", edit=edit) as server:
@@ -113,6 +120,7 @@ def test_a_server_that_never_answers():
         (lambda a: {"choices": []}, "one choice"),
         (lambda a: _with(a, prompt_token_ids=[1, *IDS[0]]), "beginning-of-sequence"),
         (lambda a: _with(a, prompt_logprobs=[None]), "prompt_logprobs of 12 tokens"),
+        (lambda a: _with(a, routed_experts=ONE_ROW), "routed_experts of 12 tokens"),
     ],
 )
 def test_answers_that_are_none(engine, edit, says):

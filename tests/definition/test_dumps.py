@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 import tinymoe
 from tinymoe.core import TinymoeError
-from tinymoe.oracle.dumps import kind_of, presets, read_dump, read_raw
+from tinymoe.oracle.dumps import kind_of, presets, read_dump
 from tinymoe.oracle.dumps.llama_cpp import read_eval_callback
 from tinymoe.oracle.dumps.mapping import Rule, apply_mapping, read_mapping
 
@@ -22,41 +22,6 @@ SAMPLES = Path(__file__).parents[1] / "vectors" / "dumps"
 def counted(*shape: int, first: int = 0) -> np.ndarray:
     """As `make_dumps.py` counts."""
     return ((np.arange(np.prod(shape)) + first) / 8).reshape(shape)
-
-
-# ------------------------------------------------------------------------------- SGLang
-
-
-def test_sglang_dumper_picks_one_rank_and_one_pass():
-    first = read_raw(SAMPLES / "sglang_dumper")
-    assert set(first) == {"ids", "moe_out[layer_id=0]", "moe_out[layer_id=1]"}
-    assert np.array_equal(first["moe_out[layer_id=1]"], counted(3, 4, first=10))
-    assert first["moe_out[layer_id=1]"].dtype == np.float32
-    other = read_raw(SAMPLES / "sglang_dumper", rank=1, step=1)
-    assert np.array_equal(other["moe_out[layer_id=0]"], counted(3, 4, first=101))
-    with pytest.raises(TinymoeError, match=r"ranks \[0, 1\] and passes \[0, 1\]"):
-        read_raw(SAMPLES / "sglang_dumper", rank=2)
-
-
-def test_a_name_that_comes_again_in_a_pass_is_numbered(tmp_path):
-    """A dump without layer_id: the layers follow one another."""
-    source = SAMPLES / "sglang_dumper"
-    for layer in (0, 1):
-        kept = f"step=0___rank=0___dump_index={layer + 1}___name=moe_out___layer_id={layer}.pt"
-        name = f"step=0___rank=0___dump_index={layer + 9}___name=moe_out.pt"  # 9, 10: as numbers
-        (tmp_path / name).write_bytes((source / kept).read_bytes())
-    raw = read_raw(tmp_path)
-    assert list(raw) == ["moe_out", "moe_out#1"]
-    assert np.array_equal(raw["moe_out#1"], counted(3, 4, first=10))
-
-
-def test_sglang_hooks_come_under_tap_names():
-    taps = read_dump(SAMPLES / "sglang_hooks")
-    assert set(taps) == {"tokens", "embed", *(f"layers.0.{n}" for n in (
-        "attn.norm", "attn.mix", "moe.norm", "mid", "router.logits"))}  # fmt: skip
-    assert taps.unknown == ("model.rotary_emb",)
-    assert np.array_equal(taps["layers.0.mid"], counted(3, 4, first=50))
-    assert np.array_equal(taps["tokens"], [7, 8, 9])
 
 
 # ------------------------------------------------------------------------------- llama.cpp
@@ -174,6 +139,14 @@ def test_the_steps_of_a_rule():
     assert taps.unknown == ()
 
 
+def test_the_layer_before():
+    """Residuals come out of the norm of the layer after."""
+    taps = apply_mapping(
+        {"res.12": counted(2, 3)}, [Rule(match=r"res\.(\d+)", tap="layers.{1-1}.out")]
+    )
+    assert set(taps) == {"layers.11.out"}
+
+
 def test_bits_seen_as_another_type():
     bits = np.array([0x3F80, 0xC000], np.uint16)
     taps = apply_mapping({"a": bits}, [Rule(match="a", tap="embed", view="bfloat16")])
@@ -191,6 +164,7 @@ def test_bits_seen_as_another_type():
         ({"a": 1, "b": 1}, Rule(match="[ab]", tap="embed"), "both 'a' and 'b'"),
         ({"c": 1}, Rule(match="a", tap="embed"), "no rule matches any"),
         ({"a": 1}, Rule(match="a", tap="layers.{2}"), "a group that"),
+        ({"a": 1}, Rule(match="(a)", tap="layers.{1-1}"), "no number in 'a'"),
         ({"a": 1}, Rule(match="a", tap="embed", plus="b"), "not in the dump"),
         ({"a": 1}, Rule(match="a", tap="embed", heads=3), "no 3 equal heads"),
         ({"a": 1}, Rule(match="a", tap="embed", transpose=(1, 0, 2)), "no order"),
@@ -224,7 +198,13 @@ def test_mapping_files_that_are_none(tmp_path, text, says):
 
 
 def test_every_preset_is_a_mapping():
-    assert set(presets.names()) == {"llama_cpp", "sglang_hooks", "transformers", "vllm"}
+    assert set(presets.names()) == {
+        "llama_cpp",
+        "sglang_dumper",
+        "sglang_hooks",
+        "transformers",
+        "vllm",
+    }
     for name in presets.names():
         assert presets.preset(name)
     with pytest.raises(TinymoeError, match="there are llama_cpp"):

@@ -31,7 +31,7 @@ class Scored(NamedTuple):
     """A server's view of one prompt of T tokens."""
 
     listed: tuple[Mapping[int, float] | None, ...]  # T - 1 positions; None: left out
-    routed: Array | None  # (T - 1, L, K)
+    routed: Array | None  # (T, L, K): one token was asked for, and that one was not run
 
 
 class Client:
@@ -184,11 +184,16 @@ def _read_vllm(answer: Mapping[str, Any], ids: Sequence[int]) -> Scored | None:
         raise TinymoeError(
             f"expected prompt_logprobs of {len(ids)} tokens, the server gave {len(entries)}"
         )
-    routed = choice.get("routed_experts", answer.get("routed_experts"))
-    return Scored(
-        listed,
-        None if routed is None else decode_routed_experts(routed, "the server's answer"),
-    )
+    told = choice.get("routed_experts", answer.get("routed_experts"))
+    if told is None:
+        return Scored(listed, None)
+    routed = decode_routed_experts(told, "the server's answer")
+    if len(routed) != len(ids):
+        raise TinymoeError(
+            f"expected routed_experts of {len(ids)} tokens, the whole prompt, the server gave "
+            f"{len(routed)}"
+        )
+    return Scored(listed, routed)
 
 
 def _read_openai(

@@ -27,12 +27,19 @@ from tinymoe.formats import bf16
 from tinymoe.oracle.dumps.llama_cpp import read_eval_callback
 from tinymoe.oracle.dumps.mapping import Mapped, Rule, apply_mapping, read_mapping
 from tinymoe.oracle.dumps.presets import names, preset
-from tinymoe.oracle.dumps.sglang import read_dumper_folder, read_hook_folder, read_torch_dump
+from tinymoe.oracle.dumps.sglang import (
+    DUMPER_FILES,
+    HOOK_FILES,
+    read_dumper_folder,
+    read_hook_folder,
+    read_torch_dump,
+)
 from tinymoe.oracle.dumps.vllm import read_routing
 from tinymoe.safetensors_file import SafetensorsFile
 
 PRESETS = {
     "llama.cpp": "llama_cpp",
+    "sglang-dumper": "sglang_dumper",
     "sglang-hooks": "sglang_hooks",
     "vllm": "vllm",
 }  # kind -> its mapping
@@ -41,12 +48,16 @@ PRESETS = {
 def kind_of(path: Path) -> str:
     """What a file or folder looks like, by its name and its files' names alone."""
     if path.is_dir():
-        if any(path.glob("Pass*.pt")):
-            return "sglang-hooks"
-        if any(path.glob("*name=*.pt")):
-            return "sglang-dumper"
-        if any(path.glob("*.npy")):
-            return "numpy"
+        folders = {
+            HOOK_FILES: "sglang-hooks",
+            DUMPER_FILES: "sglang-dumper",
+            "*.npy": "numpy",
+            f"*/{HOOK_FILES}": "sglang-hooks",
+            f"*/{DUMPER_FILES}": "sglang-dumper",
+        }
+        for files, kind in folders.items():
+            if any(path.glob(files)):
+                return kind
         raise TinymoeError(
             f"{path}: expected Pass00000.pt files, name=...___rank=....pt files or .npy files"
         )
@@ -67,7 +78,7 @@ def read_raw(path: Path, *, rank: int = 0, step: int | None = None) -> dict[str,
         "safetensors": lambda: read_safetensors(path),
         "torch": lambda: read_torch_dump(path),
         "sglang-dumper": lambda: read_dumper_folder(path, rank=rank, step=step),
-        "sglang-hooks": lambda: read_hook_folder(path, step=step),
+        "sglang-hooks": lambda: read_hook_folder(path, rank=rank, step=step),
         "llama.cpp": lambda: read_eval_callback(path),
         "numpy": lambda: read_arrays(path),
         "vllm": lambda: read_routing(path),

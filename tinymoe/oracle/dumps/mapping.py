@@ -12,6 +12,10 @@ r"""From an engine's names to the names of a trace: a TOML file of rules.
     plus = 'model.layers.{1}[1]'  # another tensor to add: hidden state and residual kept apart
 
     [[tensor]]
+    match = 'model\.layers\.(\d+)\.input_norm\[1\]'
+    tap = 'layers.{1-1}.out'      # less one: of the layer before
+
+    [[tensor]]
     match = 'rotary.*'            # no `tap`: left out on purpose
 
 The steps, in the order in which they are taken: `view` (the bits are numbers of that type:
@@ -147,9 +151,19 @@ def apply_mapping(tensors: Mapping[str, Array], rules: Sequence[Rule]) -> Mapped
 
 
 def _fill(template: str, found: re.Match[str]) -> str:
-    """{n} by what group n matched."""
+    """{n} by what group n matched, {n-1} by the number before it."""
+
+    def filled(place: re.Match[str]) -> str:
+        text = found[int(place[1])] or ""
+        return str(int(text) - 1) if place[2] else text
+
     try:
-        return re.sub(r"\{(\d+)\}", lambda place: found[int(place[1])] or "", template)
+        return re.sub(r"\{(\d+)(-1)?\}", filled, template)
+    except ValueError:
+        raise TinymoeError(
+            f"{template!r} takes one from a group of {found.re.pattern!r} that is no number in "
+            f"{found[0]!r}"
+        ) from None
     except IndexError:
         raise TinymoeError(
             f"{template!r} asks for a group that {found.re.pattern!r} does not have"

@@ -2,7 +2,9 @@
 
 `prompt_logprobs` (a list, null first, then {"token id": {"logprob", "rank", "decoded_token"}})
 and `routed_experts` (base64 of a .npy file, (tokens - 1, layers, K), uint8 or uint16) with
-`prompt_token_ids`: the JSON of `/v1/completions`, whole or one of its `choices`.
+`prompt_token_ids` and `token_ids`, those it wrote: the JSON of `/v1/completions`, whole or one of
+its `choices`. Tokens are both kinds together; the last one written was never run. Of 0.30.0 (and,
+without routing, 0.32.0) there are recordings in `tests/vectors/dumps`.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ NO_CHANCE = -9999.0  # vLLM sends -inf as this number
 class Answer(NamedTuple):
     """What one answer holds; None for what it does not."""
 
-    tokens: tuple[int, ...] | None
+    tokens: tuple[int, ...] | None  # of the prompt
+    written: tuple[int, ...]  # by the engine, after the prompt
     # for each position after the first: token id -> log-probability given what came before
     logprobs: tuple[Mapping[int, float], ...] | None
-    routed: Array | None  # (tokens - 1, L, K): the last token was never run
+    routed: Array | None  # (len(tokens) + len(written) - 1, L, K): the last one was never run
 
 
 def read_answer(path: Path) -> Answer:
@@ -45,14 +48,15 @@ def parse_answer(answer: Mapping[str, Any], where: str) -> Answer:
         raise TinymoeError(f"{where}: expected one choice, found {len(choices)}")
     found = {**answer, **choice}
     tokens, logprobs = found.get("prompt_token_ids"), found.get("prompt_logprobs")
-    routed = found.get("routed_experts")
+    routed, written = found.get("routed_experts"), found.get("token_ids")
     if logprobs is None and routed is None:
         raise TinymoeError(
             f"{where}: expected prompt_logprobs or routed_experts of vLLM, found "
             f"{', '.join(sorted(found))}"
         )
     return Answer(
-        None if tokens is None else _ids(tokens, where),
+        None if tokens is None else _ids(tokens, f"{where}: prompt_token_ids"),
+        () if written is None else _ids(written, f"{where}: token_ids"),
         None if logprobs is None else parse_prompt_logprobs(logprobs, where),
         None if routed is None else decode_routed_experts(routed, where),
     )
@@ -60,7 +64,7 @@ def parse_answer(answer: Mapping[str, Any], where: str) -> Answer:
 
 def _ids(tokens: Any, where: str) -> tuple[int, ...]:
     if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
-        raise TinymoeError(f"{where}: prompt_token_ids: expected a list of numbers")
+        raise TinymoeError(f"{where}: expected a list of numbers, found {tokens!r}")
     return tuple(tokens)
 
 
@@ -110,13 +114,15 @@ def read_routing(path: Path) -> dict[str, Array]:
             "--enable-return-routed-experts and ask with return_token_ids: true); for its "
             "log-probabilities see check-endpoint"
         )
-    if len(answer.routed) != len(answer.tokens) - 1:
+    tokens = answer.tokens + answer.written
+    if len(answer.routed) != len(tokens) - 1:
         raise TinymoeError(
-            f"{path}: expected routed_experts of {len(answer.tokens) - 1} tokens, all of the "
-            f"prompt but the last, found {len(answer.routed)}"
+            f"{path}: expected routed_experts of {len(tokens) - 1} tokens, all of the prompt and "
+            f"of what was written but the last, found {len(answer.routed)}: ask from the first "
+            "token on (routed_experts_prompt_start 0)"
         )
     columns = {f"routed_experts.{i}": answer.routed[:, i] for i in range(answer.routed.shape[1])}
-    return {"tokens": np.array(answer.tokens[:-1], np.int64), **columns}
+    return {"tokens": np.array(tokens[:-1], np.int64), **columns}
 
 
 def routing_taps(routed: Array, moe_layers: Sequence[int]) -> dict[str, Array]:
