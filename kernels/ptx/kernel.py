@@ -15,12 +15,19 @@ class PtxError(TinymoeError):
 class DefectError(PtxError):
     """A defect of the kernel, found by running it.
 
-    `line` counts in the PTX file, `source` in the CUDA C file `file` (0 and "": unknown).
+    `instruction` is where: its line of PTX and, if the PTX has them, of CUDA C. `block` and
+    `thread` (x, y, z) are None where the finding is not about one thread.
     """
 
-    def __init__(self, message: str, line: int = 0, source: int = 0, file: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        instruction: Instruction | None = None,
+        block: tuple[int, ...] | None = None,
+        thread: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__(message)
-        self.line, self.source, self.file = line, source, file
+        self.instruction, self.block, self.thread = instruction, block, thread
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Instruction:
     source: int
     text: str
     file: str = ""  # the name of the CUDA C file
+    column: int = 0  # in its line, from 1
 
     @property
     def place(self) -> str:

@@ -90,17 +90,23 @@ class Machine:
         # neighbours are read and written through a slice: no copies
         self.select = slice(low, high) if high - low == len(lanes) else lanes
 
+    def place(self, lane: int) -> tuple[Shape, Shape]:
+        """The block and the thread in a slot, each as (x, y, z)."""
+        card = self.card
+        block = _coordinates(int(self.block[lane]), card.grid)
+        return block, _coordinates(int(self.thread[lane]), card.block)
+
     def who(self, lane: int) -> str:
         """A thread, for a message."""
-        card, b, t = self.card, int(self.block[lane]), int(self.thread[lane])
-        return f"block {_coordinates(b, card.grid)} thread {_coordinates(t, card.block)}"
+        block, thread = self.place(lane)
+        return f"block {_short(block, self.card.grid)} thread {_short(thread, self.card.block)}"
 
     def fail(self, what: str, lane: int | None = None) -> NoReturn:
         """Raise a finding, with the thread where there is one."""
         who = "" if lane is None else f" {self.who(lane)}"
         i = self.now
         message = f"kernel {self.kernel.name}{who}, {i.place}: {what}: `{i.text}`"
-        raise DefectError(message, i.line, i.source, i.file)
+        raise DefectError(message, i, *(() if lane is None else self.place(lane)))
 
     def refuse(self, what: str) -> NoReturn:
         """Raise for what this machine cannot do."""
@@ -267,9 +273,12 @@ class Machine:
         self.stamp += passed[self.nth]
 
 
-def _coordinates(k: int, shape: Shape) -> str:
-    x, y, z = k % shape[0], k // shape[0] % shape[1], k // (shape[0] * shape[1])
-    return str(x) if shape[1] == shape[2] == 1 else f"({x}, {y}, {z})"
+def _coordinates(k: int, shape: Shape) -> Shape:
+    return k % shape[0], k // shape[0] % shape[1], k // (shape[0] * shape[1])
+
+
+def _short(at: Shape, shape: Shape) -> str:
+    return str(at[0]) if shape[1] == shape[2] == 1 else str(at)
 
 
 __all__ = ["GLOBAL", "U32", "U64", "WINDOW", "Card", "Machine", "Shape"]

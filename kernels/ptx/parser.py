@@ -118,7 +118,7 @@ class _Body:
         self.kernel, self.files = kernel, files
         self.scopes = count()
         self.scope = _Scope(None, next(self.scopes), set())
-        self.source, self.file = 0, ""
+        self.at = (0, "", 0)  # line, file and column of the CUDA C
         self.layout = Layout()
         self.found: list[tuple[Instruction, _Scope]] = []
 
@@ -148,8 +148,8 @@ class _Body:
         elif brace and self.scope.parent:
             self.scope = self.scope.parent
         elif loc:
-            number, row = loc.split()[1:3]
-            self.source, self.file = int(row), self.files.get(int(number), "")
+            number, row, column = map(int, re.findall(r"\d+", loc)[:3])
+            self.at = (row, self.files.get(number, ""), column)
         elif label:
             self.scope.names.add(label)
             self.kernel.labels[self.scope.resolve(label)] = len(self.found)
@@ -174,9 +174,9 @@ class _Body:
                 tuple(OPERANDS.findall(found[3])),
                 found[1] or "",
                 line,
-                self.source,
+                self.at[0],
                 " ".join(text.split()),
-                self.file,
+                *self.at[1:],
             )
             self.found.append((instruction, self.scope))
 

@@ -100,8 +100,9 @@ def fma64(a: Array, b: Array, c: Array) -> Array:
     far = [(np.abs(x) > SAFE) | ((np.abs(x) < 1 / SAFE) & (x != 0)) for x in (a, b, c)]
     for k in np.flatnonzero(far[0] | far[1] | far[2]):
         out[k] = _exactly(float(a[k]), float(b[k]), float(c[k]))
-    special = ~(np.isfinite(a) & np.isfinite(b) & np.isfinite(c))
-    return np.where(special | (p == 0), a * b + c, out)
+    finite = np.isfinite(a) & np.isfinite(b)
+    out = np.where(~finite | (a == 0) | (b == 0), a * b + c, out)
+    return np.where(finite & ~np.isfinite(c), c, out)  # a product that overflows is still finite
 
 
 def _exactly(a: float, b: float, c: float) -> float:

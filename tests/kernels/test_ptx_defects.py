@@ -80,8 +80,10 @@ def test_the_defect_is_found_and_its_line_named(name: str) -> None:
     case = CASES[name]
     with pytest.raises(DefectError, match=f"kernel {name}_bad.*{case.found}") as raised:
         run(f"{name}_bad", case)
-    assert case.line in SOURCE.splitlines()[raised.value.source - 1]
-    assert raised.value.file == "defects.cu"
+    at = raised.value.instruction
+    assert at is not None
+    assert case.line in SOURCE.splitlines()[at.source - 1]
+    assert at.file == "defects.cu"
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,81 +11,158 @@ from tinymoe.cli import options, report
 from tinymoe.core import TinymoeError
 
 if TYPE_CHECKING:
-    from tinymoe.kernels.ptx import Report
+    from tinymoe.kernels.ptx import Kernel
 
-DTYPES = {"f32": "f4", "f64": "f8", "s32": "i4", "u32": "u4", "s64": "i8", "u64": "u8"}
-HEAD = 8  # values shown of each array
+KERNEL, CHECKS = "Kernel", "Checks and counts"
 
 
 def ptx(
-    file: Annotated[Path, typer.Argument(metavar="FILE.ptx", help="What NVRTC or nvcc wrote.")],
-    kernel: Annotated[str, typer.Option(metavar="NAME", help="The entry to run.")],
-    grid: Annotated[int, typer.Option(min=1, help="Blocks.")] = 1,
-    block: Annotated[int, typer.Option(min=1, max=1024, help="Threads of a block.")] = 32,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CUDA C (.cu; wants NVRTC), or its PTX (.ptx).")
+    ],
+    kernel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The entry to run; needless if there is one.",
+            rich_help_panel=KERNEL,
+        ),
+    ] = None,
+    grid: Annotated[
+        str, typer.Option(metavar="X,Y,Z", help="Blocks.", rich_help_panel=KERNEL)
+    ] = "1",
+    block: Annotated[
+        str, typer.Option(metavar="X,Y,Z", help="Threads of a block.", rich_help_panel=KERNEL)
+    ] = "32",
+    shared: Annotated[
+        int,
+        typer.Option(min=0, metavar="BYTES", help="extern __shared__.", rich_help_panel=KERNEL),
+    ] = 0,
     arg: Annotated[
         list[str] | None,
-        typer.Option(metavar="SPEC", help="f32[64]=arange, s32[8]=0 or s32=64; one per parameter."),
+        typer.Option(
+            metavar="SPEC",
+            help="f32[64,8]=arange, f32[64]=random, s32[8]=0, s32=64 or FILE.npy; one a parameter.",
+            rich_help_panel=KERNEL,
+        ),
     ] = None,
+    save: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N=FILE.npy",
+            help="Keep argument N, counted from 0, as it is afterwards.",
+            rich_help_panel=KERNEL,
+        ),
+    ] = None,
+    arch: Annotated[
+        str,
+        typer.Option(
+            metavar="80|90a|100a|120a",
+            help="The chip to compile CUDA C for.",
+            rich_help_panel=KERNEL,
+        ),
+    ] = "80",
+    define: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--define", "-D", metavar="NAME=VALUE", help="For the compiler.", rich_help_panel=KERNEL
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Races within a warp too: only __syncwarp orders its lanes.",
+            rich_help_panel=CHECKS,
+        ),
+    ] = False,
+    coverage: Annotated[
+        bool,
+        typer.Option(
+            "--coverage", help="List the lines that no thread reached.", rich_help_panel=CHECKS
+        ),
+    ] = False,
+    max_steps: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Give up after so many; a spin that nobody ends.",
+            rich_help_panel=CHECKS,
+        ),
+    ] = 1_000_000,
     as_json: options.Json = False,
 ) -> None:
-    """Run a CUDA kernel's PTX on the CPU, with checks that a GPU does not make.
+    """Run a CUDA kernel on the CPU, with checks that a GPU does not make.
 
-    Found: accesses outside a buffer, misaligned ones, races between warps, barriers that not all
-    threads reach. Exit code 1 if there is such a finding.
+    Found: accesses outside a buffer, misaligned ones, races, barriers that not all threads reach,
+    shuffles with lanes that take no part, waiting without end. Exit code 1 if there is such a
+    finding. Counted: bank conflicts and uncoalesced accesses.
 
     [bold]Example[/bold]
 
-    python -m tinymoe ptx k.ptx --kernel add --arg f32[64]=0 --arg f32[64]=arange
+    python -m tinymoe ptx k.cu --kernel add --arg f32[64]=0 --arg f32[64]=arange
     """
     with report.outcome(as_json):
-        from tinymoe.kernels.ptx import DefectError, launch, parse
+        from tinymoe.cli import ptx_arguments, ptx_page
+        from tinymoe.kernels.ptx import DefectError, launch
 
-        kernels = parse(file.read_text("utf-8"))
-        if kernel not in kernels:
-            raise TinymoeError(f"{file} has no kernel {kernel!r}; it has {', '.join(kernels)}")
-        args, finding, done = [_argument(a) for a in arg or []], None, None
+        source, entries = _entries(file, arch, tuple(define or ()))
+        chosen = _chosen(entries, kernel, file)
+        shapes = (ptx_arguments.shape(grid, "--grid"), ptx_arguments.shape(block, "--block"))
+        args = [ptx_arguments.value(spec) for spec in arg or []]
+        _enough(chosen, args)
+        finding, done = None, None
+        kwargs: dict[str, Any] = {"shared_bytes": shared, "strict": strict, "counters": True}
         try:
-            done = launch(kernels[kernel], grid, block, args)
+            done = launch(chosen, *shapes, args, max_steps, **kwargs)
         except DefectError as found:
-            finding = str(found)
-        _show(done, finding, args, as_json)
+            finding = found
+        ptx_arguments.keep(save or [], args)
+        page = ptx_page.Page(file, source, coverage)
+        if as_json:
+            report.print_json(page.as_json(finding, done, args))
+        else:
+            print(page.text(finding, done, args))
     if finding:
         raise typer.Exit(1)
 
 
-def _show(done: Report | None, finding: str | None, args: list[Any], as_json: bool) -> None:
-    heads = [a.ravel()[:HEAD].tolist() for a in args]
-    counts = ("executed", "instructions", "thread_instructions")
-    ran = {name: getattr(done, name) for name in counts} if done else None
-    if as_json:
-        print(json.dumps({"finding": finding, "ran": ran, "arguments": heads}))
-        return
-    if done is None:
-        print(f"found: {finding}")
-        return
-    print(f"clean: {done.executed} of {done.instructions} instructions reached, ", end="")
-    print(f"{done.thread_instructions} run by all threads together")
-    for number, head in enumerate(heads):
-        print(f"argument {number}: {head}")
+def _entries(file: Path, arch: str, defines: tuple[str, ...]) -> tuple[str, dict[str, Kernel]]:
+    """The file's own text, and its kernels; CUDA C is compiled first."""
+    from tinymoe.kernels.ptx import parse
 
-
-def _argument(spec: str) -> Any:
-    import re
-
-    import numpy as np
-
-    found = re.fullmatch(r"(\w+?)(?:\[(\d+)\])?=(arange|-?[\d.]+(?:e-?\d+)?)", spec)
-    if not found or found[1] not in DTYPES or (found[3] == "arange" and not found[2]):
-        raise TinymoeError(
-            f"--arg {spec!r}: expected TYPE[N]=arange, TYPE[N]=VALUE or TYPE=VALUE, "
-            f"TYPE one of {', '.join(DTYPES)}"
-        )
-    dtype = np.dtype(DTYPES[found[1]])
     try:
-        value = 0 if found[3] == "arange" else (float if dtype.kind == "f" else int)(found[3])
-        if found[2] is None:
-            return np.array(value, dtype)[()]
-        size = int(found[2])
-        return np.arange(size, dtype=dtype) if found[3] == "arange" else np.full(size, value, dtype)
-    except (ValueError, OverflowError) as error:
-        raise TinymoeError(f"--arg {spec!r}: {error}") from error
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise TinymoeError(f"{file} is not text: expected CUDA C or PTX") from None
+    if file.suffix != ".cu":
+        return text, parse(text)
+    from tinymoe.kernels.cuda.compile import build
+
+    return text, parse(build(text if "\n" in text else text + "\n", arch, defines).ptx)
+
+
+def _chosen(entries: dict[str, Kernel], name: str | None, file: Path) -> Kernel:
+    """The kernel to run, or an error that lists those there are."""
+    if name is None and len(entries) == 1:
+        return next(iter(entries.values()))
+    if name in entries:
+        return entries[name]
+    listed = "; ".join(f"{k} ({_signature(v)})" for k, v in entries.items())
+    what = "choose one with --kernel" if name is None else f"it has no kernel {name!r}"
+    raise TinymoeError(f"{file}: {what}: it has {listed}")
+
+
+def _signature(kernel: Kernel) -> str:
+    """What a kernel takes, as far as PTX says it."""
+    sizes = [size for _, size in kernel.params.values()]
+    return ", ".join("a pointer or 8 bytes" if n == 8 else f"{n} bytes" for n in sizes)
+
+
+def _enough(kernel: Kernel, args: list[Any]) -> None:
+    if len(args) != len(kernel.params):
+        raise TinymoeError(
+            f"{kernel.name} takes {len(kernel.params)} arguments ({_signature(kernel)}), one --arg "
+            f"each; got {len(args)}"
+        )
