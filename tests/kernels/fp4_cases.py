@@ -46,7 +46,8 @@ def to_nvfp4() -> Iterator[Case]:
         rng = np.random.default_rng(5)
         rows = 16 if convention == "te_2d" else 5
         x = np.concatenate([blocks_of(rng, kind, (rows, 3), 16) for kind in KINDS])
-        x[0, 16:19] = -0.0, -1e-9, 3e-39  # signs of zero, and what ftz would flush
+        x[0, 16:19] = -0.0, -1e-9, 3e-39  # signs of zero
+        x[3, 32:48] = 3e-39  # a block that ftz would flush, and so take for zeros
         for source, amax in (("float32", float(np.abs(x).max())), ("bfloat16", 0.02)):
             scale = nvfp4.tensor_scale(amax, convention=convention, source=source)  # type: ignore[arg-type]
             yield {
