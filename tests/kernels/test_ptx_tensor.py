@@ -12,7 +12,6 @@ import pytest
 from tinymoe.formats.exact import rounded
 from tinymoe.kernels.ptx import PtxError
 from tinymoe.kernels.ptx.fragments import BITS, TABLE, Fragment, Mma, fragment_map, read_mma
-from tinymoe.kernels.ptx.ldmatrix import collect, spread
 from tinymoe.kernels.ptx.tensor import mma
 
 pytestmark = pytest.mark.kernels
@@ -269,21 +268,14 @@ def test_infinities_and_nan_come_out() -> None:
     assert (mma(F16, a, b, c)[0, :4, :2] == 0x7F800000).all()
 
 
-# ---- 8 x 8 tiles --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [1, 2, 4])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_ldmatrix_places_each_element_and_stmatrix_takes_it_back(
-    count: int, transposed: bool
-) -> None:
-    tiles = np.arange(3 * count * 64, dtype=np.uint16).reshape(3, count, 8, 8)
-    registers = spread(tiles, transposed)
-    assert registers.shape == (3, 32, count)
-    for lane in range(32):
-        for half in range(2):
-            row, col = lane // 4, 2 * (lane % 4) + half
-            where = (col, row) if transposed else (row, col)
-            got = registers[:, lane] >> (16 * half) & 0xFFFF
-            assert np.array_equal(got, tiles[:, :, *where])
-    assert np.array_equal(collect(registers, transposed), tiles)
+def test_the_ends_of_ue8m0() -> None:
+    # 255 is NaN and 0 is 2^-127: a kernel that shifts the byte into a float32 gets infinity and 0
+    opcode = next(o for o in OPCODES if "mxf8f6f4" in o and ".e4m3.e4m3." in o)
+    ones, none = np.full((1, 32, 4), 0x38383838, np.uint32), np.zeros((1, 32, 4), np.uint32)
+    scale_a = np.full((1, 32, 1), 127, np.uint32)
+    scale_a[0, 0], scale_a[0, 4] = 255, 0  # of row 0 and of row 1
+    scales = [scale_a, np.full((1, 32, 1), 127, np.uint32)]
+    got = mma(opcode, ones, ones[:, :, :2], none, scales, [(0, 0), (0, 0)])[0].view(np.float32)
+    assert np.isnan(got[:4, :2]).all()
+    assert (got[4:8, :2] == 32 * 2.0**-127).all()
+    assert (got[8:] == 32).all()

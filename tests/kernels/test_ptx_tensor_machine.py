@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.kernels.ptx_by_hand import by_hand
 from tinymoe.formats import e2m1, e4m3
 from tinymoe.kernels.cuda.committed import NoCompilerError
 from tinymoe.kernels.cuda.compile import build
 from tinymoe.kernels.ptx import DefectError, PtxError, launch, parse
 from tinymoe.kernels.ptx.fragments import TABLE, fragment_map
+from tinymoe.kernels.ptx.ldmatrix import collect, spread
 
 pytestmark = pytest.mark.kernels
 Array = np.ndarray[Any, Any]
@@ -64,84 +66,24 @@ def test_ptxas_knows_every_mma_of_the_table() -> None:
     assert made.ptx.count("mma.sync") == lines.count("\n") + 1
 
 
-# ---- f16, through shared memory -----------------------------------------------------------------
+# ---- tiles ---------------------------------------------------------------------------------------
 
 
-def pipelined(text: str = SM80, depth: int = 80) -> tuple[Array, Array]:
-    """D of the kernel, and the exact one."""
-    rng = np.random.default_rng(depth)
-    a, b = rng.integers(-9, 10, (16, depth)), rng.integers(-9, 10, (depth, 16))
-    d = np.full((16, 16), np.nan, np.float32)
-    args = [d, a.astype(np.float16), b.astype(np.float16), np.int32(depth)]
-    launch(parse(text)["pipelined"], 1, 64, args)
-    return d, a @ b
-
-
-@pytest.mark.parametrize("depth", [0, 16, 32, 80])
-def test_copies_ldmatrix_and_mma_make_a_gemm(depth: int) -> None:
-    got, want = pipelined(depth=depth)
-    assert np.array_equal(got, want)
-
-
-ON_THEIR_WAY = "still on their way: block 0 thread .* copies there with the cp.async of PTX line"
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        # results would be right on a GPU most of the time: none of these may go unseen
-        (r"cp.async.wait_group 1;", "", ON_THEIR_WAY),
-        (r"cp.async.wait_group 1;", "cp.async.wait_group 2;", ON_THEIR_WAY),
-        (r"cp.async.commit_group;", "", ON_THEIR_WAY),
-        (
-            r"(wait_group 1;[^;]*)bar.sync \t0;",
-            r"\1",
-            "race in shared memory: this read and",
-        ),
-        (
-            r"(\{%f[^;{]*\};[^;]*)bar.sync \t0;",
-            r"\1",
-            "race in shared memory: this write and an ear",
-        ),
-        (
-            r"cp.async.wait_group 1;([^;]*)bar.sync \t0;",
-            r"bar.sync 0;\1cp.async.wait_group 1;",
-            "race in shared memory: this read and an earlier write by another warp",
-        ),
-    ],
-)
-def test_a_broken_pipeline_is_found(old: str, new: str, message: str) -> None:
-    spoiled, count = re.subn(old, new, SM80)
-    assert count
-    with pytest.raises(DefectError, match=f"kernel pipelined block 0 thread .*{message}"):
-        pipelined(spoiled)
-
-
-def test_a_copy_reads_no_more_than_it_is_told_and_fills_with_zeros() -> None:
-    take = np.array([16, 0, 4, 3, 12, 15, 16, 8] * 4, np.int32)
-    take[31] = 0  # the buffer ends before the last thread's bytes
-    source, out = np.arange(1, 125, dtype=np.uint32) * 0x01010101, np.full(128, 7, np.uint32)
-    launch(KERNELS["filled"], 1, 32, [out, source, take])
-    want = np.zeros((32, 16), np.uint8)
-    want[:31] = source.view(np.uint8).reshape(31, 16)
-    want[np.arange(16) >= take[:, None]] = 0
-    assert np.array_equal(out.view(np.uint8).reshape(32, 16), want)
-    take[31] = 4
-    with pytest.raises(DefectError, match="thread 31, .*outside"):
-        launch(KERNELS["filled"], 1, 32, [out, source, take])
-    take[5] = 17
-    with pytest.raises(DefectError, match="thread 5, .*src-size 17 is more than the 16 bytes"):
-        launch(KERNELS["filled"], 1, 32, [out, source, take])
-
-
-def test_a_misaligned_source_of_a_copy_is_found() -> None:
-    text = SM80[SM80.index(".visible .entry filled") :]
-    spoiled = ".version 8.8\n" + re.sub(
-        r"(cp.async.cg.shared.global \[%r\d+\], \[%rd\d+)\]", r"\1+4]", text, count=1
-    )
-    source, out = np.zeros(256, np.uint32), np.zeros(128, np.uint32)
-    with pytest.raises(DefectError, match="thread 0, .*not aligned to its 16 bytes"):
-        launch(parse(spoiled)["filled"], 1, 32, [out, source, np.full(32, 16, np.int32)])
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_ldmatrix_places_each_element_and_stmatrix_takes_it_back(
+    count: int, transposed: bool
+) -> None:
+    tiles = np.arange(3 * count * 64, dtype=np.uint16).reshape(3, count, 8, 8)
+    registers = spread(tiles, transposed)
+    assert registers.shape == (3, 32, count)
+    for lane in range(32):
+        for half in range(2):
+            row, col = lane // 4, 2 * (lane % 4) + half
+            where = (col, row) if transposed else (row, col)
+            got = registers[:, lane] >> (16 * half) & 0xFFFF
+            assert np.array_equal(got, tiles[:, :, *where])
+    assert np.array_equal(collect(registers, transposed), tiles)
 
 
 def test_tiles_are_transposed_in_registers() -> None:
@@ -182,22 +124,6 @@ SCALED = (
     "mma.sync.aligned.kind::mxf4.block_scale.scale_vec::2X.m16n8k64.row.col.f32.e2m1.e2m1.f32.ue8m0"
     " {%f0,%f1,%f2,%f3}, {%r0,%r0,%r1,%r1}, {%r2,%r2}, {%f0,%f1,%f2,%f3},"
 )
-
-
-def by_hand(body: str, threads: int = 32) -> Array:
-    """Run a body that starts with %t, its thread, and may store to [%q], four bytes a thread."""
-    text = f""".version 8.8
-    .visible .entry k(.param .u64 out) {{
-        .reg .b32 %r<9>; .reg .f32 %f<4>; .reg .b64 %q; .reg .b64 %o; .reg .b32 %t; .reg .pred %p;
-        .reg .b16 %h<4>; .shared .align 16 .b8 tiles[512];
-        mov.u32 %t, %tid.x; mul.wide.u32 %o, %t, 4; ld.param.u64 %q, [out]; add.s64 %q, %q, %o;
-        mov.u32 %r0, 0; mov.u32 %r1, 0; mov.u32 %r2, 0;
-        mov.f32 %f0, 0f00000000; mov.f32 %f1, %f0; mov.f32 %f2, %f0; mov.f32 %f3, %f0;
-        {body}
-        ret; }}"""
-    out = np.zeros(threads, np.uint32)
-    launch(parse(text)["k"], 1, threads, [out])
-    return out
 
 
 def test_scales_may_come_from_other_lanes_and_bytes() -> None:
@@ -259,13 +185,3 @@ def test_lanes_that_give_no_address_are_not_asked_for_one() -> None:
         "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [%r3]; st.global.u32 [%q], %r0;"
     )
     assert got.tolist() == [lane // 4 for lane in range(32)]
-
-
-def test_a_predicate_ignores_the_source_of_a_copy() -> None:
-    got = by_hand(
-        "mul.lo.u32 %r3, %t, 4; mov.u32 %r4, tiles; add.u32 %r3, %r3, %r4; mov.u32 %r5, 9;"
-        "st.global.u32 [%q], %r5; setp.lt.u32 %p, %t, 5;"
-        "cp.async.ca.shared.global.L2::128B [%r3], [%q], 4, %p; cp.async.wait_all;"
-        "ld.shared.u32 %r0, [%r3]; st.global.u32 [%q], %r0;"
-    )
-    assert got.tolist() == [0] * 5 + [9] * 27
