@@ -241,7 +241,9 @@ def weights_and_error(
     `ref`: a routing in float64; `blur` (T, E): how far its scores may be off.
     """
     chosen = router.pick(ref.logits, ids)  # (T, K)
-    weights = router.gather(ref.logits, ref.scores, ids, card)
+    place = np.argsort(np.argsort(ids, axis=-1), axis=-1)  # of each id in ascending order
+    by_id = router.gather(ref.logits, ref.scores, np.sort(ids, axis=-1), card)  # as the steps do
+    weights = router.pick(by_id, place)
     if card.weight_from == "score":
         error = router.pick(blur, ids)
     elif card.weight_from == "sparsemixer":  # 1 over a sum of powers; who is a rival is exact
