@@ -1,0 +1,60 @@
+"""Small things between a projection and attention: clip, temperature, and the way into pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinymoe.kernels.cpu.batch import SLOTS, TOKENS, share, word
+from tinymoe.kernels.cpu.kernel import arguments, kernel
+from tinymoe.kernels.cpu.rows import kept, piece, put_piece
+from tinymoe.kernels.cpu.simd import f32_at, f64_of, i64_at, pick, splat
+
+
+@kernel("x x_stride width limit")
+def clip(args: Any, batch: Any, thread: Any, threads: Any) -> None:
+    """Hold the first `width` numbers of each token's row of x within +-limit, in place (OLMoE)."""
+    x, x_stride, width, limit = arguments(args, 4)
+    high, low = splat(f64_of(limit)), splat(-f64_of(limit))
+    first, last = share(word(batch, TOKENS), thread, threads)
+    for t in range(first, last):
+        for k in range(0, width, 16):
+            at = x + 4 * (t * x_stride + k)
+            v = piece(at, width - k)
+            v = pick(v, low, low, pick(high, v, high, v))  # NaN is neither below nor above
+            put_piece(at, v, width - k)
+
+
+@kernel("x x_stride width factors rounding")
+def warm(args: Any, batch: Any, thread: Any, threads: Any) -> None:
+    """Each token's row of x times the token's factor, in place: queries with a temperature.
+
+    `factors`: a word, the address of (T,) float32, which may change from step to step.
+    """
+    x, x_stride, width, factors, rounding = arguments(args, 5)
+    first, last = share(word(batch, TOKENS), thread, threads)
+    for t in range(first, last):
+        factor = splat(f32_at(i64_at(factors) + 4 * t))
+        for k in range(0, width, 16):
+            at = x + 4 * (t * x_stride + k)
+            put_piece(at, kept(piece(at, width - k) * factor, rounding), width - k)
+
+
+@kernel("x x_stride x_head heads width pages position_stride head_stride group")
+def write_pages(args: Any, batch: Any, thread: Any, threads: Any) -> None:
+    """Each token's keys (or values) to its slot in the pages of a cache group.
+
+    x: `heads` pieces of `width` numbers in each token's row. pages: position p of a page, head h
+    at (page * P + p) * position_stride + h * head_stride. Strides in numbers.
+    """
+    (x, x_stride, x_head, heads, width, pages, position_stride, head_stride, group) = arguments(
+        args, 9
+    )
+    tokens = word(batch, TOKENS)
+    slots = word(batch, SLOTS) + 8 * group * tokens
+    first, last = share(tokens * heads, thread, threads)
+    for item in range(first, last):
+        t, head = item // heads, item % heads
+        at = x + 4 * (t * x_stride + head * x_head)
+        to = pages + 4 * (i64_at(slots + 8 * t) * position_stride + head * head_stride)
+        for k in range(0, width, 16):
+            put_piece(to + 4 * k, piece(at + 4 * k, width - k), width - k)

@@ -1,0 +1,76 @@
+"""Norms of a step: of whole rows, and of each head by itself. The definition: `model/norm.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinymoe.kernels.cpu.batch import share, word
+from tinymoe.kernels.cpu.kernel import arguments, kernel
+from tinymoe.kernels.cpu.rows import kept, piece, put_piece
+from tinymoe.kernels.cpu.simd import f64_of, fma, i64_at, splat, sqrt, total
+
+
+@kernel(
+    "x x_stride count rows parts part_stride width weight weight_stride eps "
+    "out out_stride out_part_stride rounding rounds_before_weight"
+)
+def rmsnorm(args: Any, batch: Any, thread: Any, threads: Any) -> None:
+    """Each part of each row of x by itself: `weight * x / sqrt(mean(x^2) + eps)`, float32.
+
+    `count`, `rows`: words of the header, as in `linear`; result i goes to row i of out. A row has
+    `parts` vectors of `width` numbers: one, or heads, `part_stride` apart. weight: (width,), or
+    one for each part, `weight_stride` apart; None is 1. Strides in numbers; out may be x.
+
+    Squares are summed 16 lanes apart, each lane left to right (fused), then `total`. `rounding`
+    rounds the result to BF16; with `rounds_before_weight` also x / rms before the product.
+    """
+    (x, x_stride, count, rows, parts, part_stride, width, weight, weight_stride, eps,
+     out, out_stride, out_part_stride, rounding, before) = arguments(args, 15)  # fmt: skip
+    first, last = share(word(batch, count) * parts, thread, threads)
+    for item in range(first, last):
+        i, part = item // parts, item % parts
+        row = i64_at(word(batch, rows) + 8 * i) if rows else i
+        start = x + 4 * (row * x_stride + part * part_stride)
+        to = out + 4 * (i * out_stride + part * out_part_stride)
+        squares = splat(0.0)
+        for k in range(0, width, 16):
+            v = piece(start + 4 * k, width - k)
+            squares = fma(v, v, squares)
+        root = sqrt(splat(total(squares)) / splat(width) + splat(f64_of(eps)))
+        for k in range(0, width, 16):
+            v = kept(piece(start + 4 * k, width - k) / root, rounding & before)
+            if weight:
+                w = piece(weight + 4 * (part * weight_stride + k), width - k)
+                v = v * w
+            put_piece(to + 4 * k, kept(v, rounding), width - k)
+
+
+@kernel("x x_stride count rows width weight bias eps out out_stride rounding")
+def layernorm(args: Any, batch: Any, thread: Any, threads: Any) -> None:
+    """Rows of x: `weight * (x - mean) / sqrt(var + eps) + bias`, float32; out may not be x.
+
+    Both sums 16 lanes apart, each lane left to right, then `total`; one rounding to BF16 at the
+    end if `rounding`. `count`, `rows` as in `rmsnorm`.
+    """
+    (x, x_stride, count, rows, width, weight, bias, eps, out, out_stride, rounding) = arguments(
+        args, 11
+    )
+    first, last = share(word(batch, count), thread, threads)
+    for i in range(first, last):
+        row = i64_at(word(batch, rows) + 8 * i) if rows else i
+        start, to = x + 4 * row * x_stride, out + 4 * i * out_stride
+        sums = splat(0.0)
+        for k in range(0, width, 16):
+            sums = sums + piece(start + 4 * k, width - k)
+        mean = splat(total(sums)) / splat(width)
+        for k in range(0, width, 16):  # written, so that the last piece is read with zeros
+            put_piece(to + 4 * k, piece(start + 4 * k, width - k) - mean, width - k)
+        squares = splat(0.0)
+        for k in range(0, width, 16):
+            v = piece(to + 4 * k, width - k)
+            squares = fma(v, v, squares)
+        root = sqrt(splat(total(squares)) / splat(width) + splat(f64_of(eps)))
+        for k in range(0, width, 16):
+            v = piece(to + 4 * k, width - k) / root
+            v = v * piece(weight + 4 * k, width - k) + piece(bias + 4 * k, width - k)
+            put_piece(to + 4 * k, kept(v, rounding), width - k)

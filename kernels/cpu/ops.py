@@ -1,0 +1,234 @@
+"""Members of an `Ops`, one kernel each: for models that no whole step of compiled code covers.
+
+Each takes and gives what the definition does. float64 (the numerics `exact`) is the definition's
+own work: kernels compute in float32, and `exact` is there to judge them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinymoe.cards import RopeCard
+from tinymoe.core import Array, Batch, Numerics, Run
+from tinymoe.kernels.cpu import attention as kernels
+from tinymoe.kernels.cpu import norm as norms
+from tinymoe.kernels.cpu import rope as turning
+from tinymoe.kernels.cpu.batch import TOKENS, Header, aligned
+from tinymoe.kernels.cpu.kernel import Kernel
+from tinymoe.kernels.cpu.program import Program
+from tinymoe.kernels.cpu.team import Team
+from tinymoe.model import ops as definition
+
+
+class CpuOps:
+    """Ops that a team of threads runs. Arrays that are not contiguous float32 are copied."""
+
+    def __init__(self, team: Team) -> None:
+        self.team = team
+
+    def rmsnorm(
+        self,
+        x: Array,
+        weight: Array,
+        eps: float,
+        numerics: Numerics,
+        *,
+        rounds_before_weight: bool,
+    ) -> Array:
+        """`model.norm.rmsnorm`: x (..., N), weight (N,) or (heads, N)."""
+        if numerics.accumulate == "float64":
+            return definition.DEFINITION.rmsnorm(
+                x, weight, eps, numerics, rounds_before_weight=rounds_before_weight
+            )
+        parts = weight.shape[0] if weight.ndim == 2 else 1
+        rows, out = _given(x), np.empty(x.shape, np.float32)
+        width = x.shape[-1]
+        self._run(
+            _tokens(rows.size // (parts * width)),
+            norms.rmsnorm,
+            x=rows,
+            x_stride=parts * width,
+            count=TOKENS,
+            rows=0,
+            parts=parts,
+            part_stride=width,
+            width=width,
+            weight=_given(weight),
+            weight_stride=width,
+            eps=float(eps),
+            out=out,
+            out_stride=parts * width,
+            out_part_stride=width,
+            rounding=numerics.storage == "bfloat16",
+            rounds_before_weight=rounds_before_weight,
+        )
+        return out
+
+    def rope(
+        self, x: Array, tables: tuple[Array, Array], card: RopeCard, numerics: Numerics
+    ) -> Array:
+        """`model.rope.rope`: x (T, N, D), tables (T, 1, d/2) each."""
+        if numerics.accumulate == "float64":
+            return definition.DEFINITION.rope(x, tables, card, numerics)
+        heads, out = _given(x), np.empty(x.shape, np.float32)
+        cosine, sine = (_given(table) for table in tables)
+        _, count, dim = x.shape
+        self._run(
+            _tokens(len(x)),
+            turning.rope,
+            x=heads,
+            x_stride=count * dim,
+            x_head=dim,
+            out=out,
+            out_stride=count * dim,
+            out_head=dim,
+            heads=count,
+            dim=dim,
+            rotary_dim=card.rotary_dim,
+            interleaved=card.pairing == "interleaved",
+            turns=np.array([cosine.ctypes.data, sine.ctypes.data], np.int64),
+            rounding=numerics.storage == "bfloat16",
+        )
+        return out
+
+    def attention_decode(
+        self,
+        q: Array,
+        key_pages: Array,
+        value_pages: Array,
+        block_tables: list[Array],
+        lengths: list[int],
+        scale: float,
+        numerics: Numerics,
+        *,
+        window: int | None = None,
+        chunk: int | None = None,
+        sinks: Array | None = None,
+    ) -> Array:
+        """`model.attention.attention_decode`: one new token of each sequence, (R, Nq, Dv)."""
+        special = {"window": window, "chunk": chunk, "sinks": sinks}
+        if numerics.accumulate == "float64":
+            return definition.DEFINITION.attention_decode(
+                q, key_pages, value_pages, block_tables, lengths, scale, numerics, **special
+            )
+        runs = tuple(
+            Run(slice(r, r + 1), length - 1, (table,))
+            for r, (table, length) in enumerate(zip(block_tables, lengths, strict=True))
+        )
+        positions = np.array(lengths, np.int64) - 1
+        return self._attend(q, (key_pages, value_pages), positions, runs, scale, numerics, special)
+
+    def attention_prefill(
+        self,
+        q: Array,
+        key_pages: Array,
+        value_pages: Array,
+        block_table: Array,
+        start: int,
+        scale: float,
+        numerics: Numerics,
+        *,
+        window: int | None = None,
+        chunk: int | None = None,
+        sinks: Array | None = None,
+    ) -> Array:
+        """`model.attention.attention_prefill`: consecutive tokens of a sequence, (T, Nq, Dv)."""
+        special = {"window": window, "chunk": chunk, "sinks": sinks}
+        if numerics.accumulate == "float64":
+            return definition.DEFINITION.attention_prefill(
+                q, key_pages, value_pages, block_table, start, scale, numerics, **special
+            )
+        runs = (Run(slice(0, len(q)), start, (block_table,)),)
+        positions = np.arange(start, start + len(q))
+        return self._attend(q, (key_pages, value_pages), positions, runs, scale, numerics, special)
+
+    def _attend(
+        self,
+        q: Array,
+        pages: tuple[Array, Array],
+        positions: Array,
+        runs: tuple[Run, ...],
+        scale: float,
+        numerics: Numerics,
+        special: dict[str, Any],
+    ) -> Array:
+        tokens, heads, dim = q.shape
+        (keys, key_stride), (values, value_stride) = map(_paged, pages)
+        value_dim, page_size = values.shape[-1], values.shape[1]
+        out = np.empty((tokens, heads, value_dim), np.float32)
+        batch = Batch(np.zeros(tokens, np.int64), positions, runs, np.zeros(0, np.int64))
+        threads, longest = self.team.threads, int(positions.max(initial=0)) + 1
+        room = kernels.record_rows(threads, heads, keys.shape[2], longest)
+        named = {
+            "q": _given(q),
+            "q_stride": heads * dim,
+            "heads": heads,
+            "kv_heads": keys.shape[2],
+            "dim": dim,
+            "value_dim": value_dim,
+            "key_pages": keys,
+            "key_stride": key_stride,
+            "value_pages": values,
+            "value_stride": value_stride,
+            "page_size": page_size,
+            "group": 0,
+            "scale": float(scale),
+            "window": special["window"],
+            "chunk": special["chunk"],
+            "sinks": None if special["sinks"] is None else _given(special["sinks"]),
+            "out": out,
+            "out_stride": heads * value_dim,
+            "rounding": numerics.storage == "bfloat16",
+            "records": aligned(room * int(kernels.row_bytes.py_func(value_dim)) // 4),
+            "room": room,
+        }
+        own = kernels.own_bytes(dim, value_dim)
+        self._run(batch, (kernels.attend, kernels.merge), pages=page_size, own=own, **named)
+        return out
+
+    def _run(
+        self,
+        batch: Batch,
+        instructions: Any,
+        *,
+        pages: int = 1,
+        own: int = 64,
+        **named: Any,
+    ) -> None:
+        """A program of kernels that take the same arguments, as one step."""
+        if isinstance(instructions, Kernel):
+            instructions = (instructions,)
+        threads = self.team.threads
+        memory = aligned(-(-own // 64) * 16 * threads)
+        header = Header(batch, 1, pages, memory, threads)
+        program = Program()
+        for instruction in instructions:
+            program.add(instruction, **named)
+        self.team.run(program.code, header.address)
+
+
+def _tokens(count: int) -> Batch:
+    """A batch of so many rows, of which nothing else is known."""
+    none = np.zeros(count, np.int64)
+    return Batch(none, none, (), none[:0])
+
+
+def _given(x: Array) -> Array:
+    """As kernels read it."""
+    return np.ascontiguousarray(x, np.float32)
+
+
+def _paged(pages: Array) -> tuple[Array, int]:
+    """Pages as kernels read them, and numbers from a position to the next.
+
+    Values may be the first numbers of the keys (latent attention): these are not copied.
+    """
+    _, page_size, heads, width = pages.shape
+    step, rest = divmod(pages.strides[1], 4)
+    inner = (pages.strides[0] == page_size * pages.strides[1], pages.strides[3] == 4)
+    dense = heads == 1 or pages.strides[2] == 4 * width
+    if pages.dtype == np.float32 and all(inner) and dense and not rest:
+        return pages, step
+    return _given(pages), heads * width

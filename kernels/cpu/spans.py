@@ -1,0 +1,109 @@
+"""Softmax in spans: 256 keys at a time, each with its own maximum, folded into what came before.
+
+    of a span   m largest score, l sum of e^(s - m), P sum of e^(s - m) v
+    fold        m' = max(m0, m1);  l = l0 e^(m0 - m') + l1 e^(m1 - m');  P likewise
+    at the end  P / l
+
+Milakov and Gimelshein 2018 (arXiv:1805.02867). What a query has so far is m, l and, from the 17th
+word on, P, all float32; `row` is its address.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import njit
+
+from tinymoe.kernels.cpu.maths import exp, exp_one
+from tinymoe.kernels.cpu.rows import kept, put_piece
+from tinymoe.kernels.cpu.simd import (
+    F32,
+    _op,
+    f32_at,
+    largest,
+    load,
+    most,
+    pick,
+    put_f32,
+    splat,
+    store,
+    total,
+)
+
+KEYS = 256  # of a span: positions from a multiple of it on
+NOTHING = float("-inf")  # the score of what is not seen
+
+lane = _op(
+    F32, (), lambda builder: ir.Constant(F32.llvm, [float(i) for i in range(16)]), "0 1 2 ... 15."
+)
+
+
+@njit(inline="always")  # type: ignore[misc]
+def offset(m):  # type: ignore[no-untyped-def]
+    """What comes off scores whose largest is m: -inf - -inf would be NaN."""
+    return m if m != NOTHING else np.float32(0.0)
+
+
+@njit(inline="always")  # type: ignore[misc]
+def clear(row, width):  # type: ignore[no-untyped-def]
+    """Of no keys at all."""
+    put_f32(row, NOTHING)
+    put_f32(row + 4, 0.0)
+    for k in range(0, width, 16):
+        store(row + 64 + 4 * k, splat(0.0))
+
+
+@njit  # type: ignore[misc]
+def weigh(p, begin, end, scale, row):  # type: ignore[no-untyped-def]
+    """Products q . k at places begin .. end - 1 of p to weights e^(scale q . k - m); m, l to row.
+
+    Weights of other places, up to whole pieces of 16, become 0. At least one key is seen.
+    """
+    first, low, high = begin // 16 * 16, splat(begin), splat(end)
+    highest = splat(NOTHING)
+    for k in range(first, end, 16):
+        place = lane() + splat(k)
+        s = load(p + 4 * k) * splat(scale)
+        s = pick(place, low, splat(NOTHING), pick(place, high, s, splat(NOTHING)))
+        store(p + 4 * k, s)
+        highest = most(highest, s)
+    m = largest(highest)
+    off, sums = splat(offset(m)), splat(0.0)
+    for k in range(first, end, 16):
+        weight = exp(load(p + 4 * k) - off)
+        store(p + 4 * k, weight)
+        sums = sums + weight
+    put_f32(row, m)
+    put_f32(row + 4, total(sums))
+
+
+@njit  # type: ignore[misc]
+def fold(row, other, width):  # type: ignore[no-untyped-def]
+    """The keys of `other`, which come later, into `row`. Of no keys: nothing changes."""
+    if f32_at(other + 4) == 0.0:
+        return
+    m = f32_at(row)
+    if f32_at(other) > m:
+        m = f32_at(other)
+    mine, theirs = exp_one(f32_at(row) - offset(m)), exp_one(f32_at(other) - offset(m))
+    put_f32(row, m)
+    put_f32(row + 4, f32_at(row + 4) * mine + f32_at(other + 4) * theirs)
+    for k in range(0, width, 16):
+        at, from_ = row + 64 + 4 * k, other + 64 + 4 * k
+        store(at, load(at) * splat(mine) + load(from_) * splat(theirs))
+
+
+@njit  # type: ignore[misc]
+def finish(row, sink, has_sink, width, out, rounding):  # type: ignore[no-untyped-def]
+    """P / l to `out`. A sink is one more score, without a value: it adds to l (gpt-oss)."""
+    divisor, mine = f32_at(row + 4), splat(1.0)
+    if has_sink:
+        m = f32_at(row)
+        if sink > m:
+            m = sink
+        shrink = exp_one(f32_at(row) - offset(m))
+        divisor = divisor * shrink + exp_one(sink - offset(m))
+        mine = splat(shrink)
+    for k in range(0, width, 16):
+        v = load(row + 64 + 4 * k) * mine / splat(divisor)
+        put_piece(out + 4 * k, kept(v, rounding), width - k)
