@@ -3,7 +3,7 @@
 An `mma` multiplies a 16 x K tile by a K x 8 tile, and no thread has either: each of the 32 lanes
 brings a few 32-bit registers. `fragment_map` says for every operand the row and the column of
 (lane, register, element); the machine gathers its tiles through it (`tensor.py`), and a picture
-of the layout is drawn from the same arrays.
+of the layout can be drawn from the same arrays.
 
 With g = lane // 4 and t = lane % 4, and E = 32 / bits elements to a register, low bits first:
 
@@ -14,7 +14,7 @@ With g = lane // 4 and t = lane % 4, and E = 32 / bits elements to a register, l
     scales of B     column n in lane 4 * n + thread, bytes `byte` and on
 
 where {byte, thread} is the selector operand. Source: PTX ISA 9.0, warp-level matrix instructions.
-Triton's kernels rely on the same places and come out exact (tests/vectors/ptx/triton.md).
+Triton's kernels rely on the same places and come out exact (tests/vectors/ptx/triton_README.md).
 """
 
 from __future__ import annotations

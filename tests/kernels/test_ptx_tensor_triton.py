@@ -73,7 +73,7 @@ def s8(rng: Rng, rows: int, cols: int) -> Operand:
 
 def fp8(rng: Rng, rows: int, cols: int) -> Operand:
     x = whole(rng, rows, cols, 16)
-    return [e4m3.encode(x, overflow="nan", nan_sign="kept")], x
+    return [to_e4m3(x)], x
 
 
 def fp4(scales: Array, size: int, decode: Callable[[Array], Array]) -> Draw:
@@ -86,10 +86,21 @@ def fp4(scales: Array, size: int, decode: Callable[[Array], Array]) -> Draw:
     return draw
 
 
-def mxfp8(rng: Rng, rows: int, cols: int) -> Operand:
-    (codes,), x = fp8(rng, rows, cols)
-    blocks = rng.choice(UE8M0, (rows, cols // 32))
-    return [codes, blocks], x * np.repeat(ue8m0(blocks), 32, axis=1)
+def mxfp8(most: int, encode: Callable[[Array], Array]) -> Draw:
+    def draw(rng: Rng, rows: int, cols: int) -> Operand:
+        x = whole(rng, rows, cols, most)
+        blocks = rng.choice(UE8M0, (rows, cols // 32))
+        return [encode(x), blocks], x * np.repeat(ue8m0(blocks), 32, axis=1)
+
+    return draw
+
+
+def to_e4m3(x: Array) -> Array:
+    return e4m3.encode(x, overflow="nan", nan_sign="kept")
+
+
+def to_e5m2(x: Array) -> Array:
+    return (x.astype(np.float16).view(np.uint16) >> 8).astype(np.uint8)  # up to 8 it is exact
 
 
 def ue8m0(codes: Array) -> Array:
@@ -99,37 +110,43 @@ def ue8m0(codes: Array) -> Array:
 nvfp4 = fp4(UE4M3, 16, e4m3.decode)
 mxfp4 = fp4(UE8M0, 32, ue8m0)
 
-# name -> how to draw an operand, tile of D, shapes (M, N, K). Triton was promised that K, and N
-# where B is read along it, are multiples of 16. Sums stay below 2^24 grid steps: exact in f32.
+# name -> how to draw A and B, tile of D, shapes (M, N, K). Triton was promised that K, and N where
+# B is read along it, are multiples of 16. Sums stay below 2^24 grid steps: exact in f32.
 PLAIN = [(32, 64, 32), (1, 16, 16), (33, 80, 48), (48, 64, 96), (5, 144, 112), (2, 16, 0)]
-SCALED = [(128, 64, 128), (1, 1, 64), (130, 65, 160), (33, 47, 256), (128, 3, 416), (3, 2, 0)]
-CASES: dict[str, tuple[Draw, tuple[int, int], list[tuple[int, int, int]]]] = {
-    "f16_sm80": (f16, (32, 64), PLAIN),
-    "bf16_sm120": (bf, (32, 64), PLAIN),
-    "tf32_sm80": (tf32, (32, 32), PLAIN),
-    "s8_sm80": (s8, (32, 32), PLAIN),
-    "e4m3_sm89": (fp8, (32, 32), PLAIN),
-    "nvfp4_sm120": (nvfp4, (128, 64), [*SCALED, (7, 9, 208)]),
-    "mxfp4_sm120": (mxfp4, (128, 64), SCALED),
-    "mxfp8_sm120": (mxfp8, (128, 64), SCALED),
+SCALED = [(32, 32, 64), (1, 1, 64), (33, 35, 160), (7, 70, 416), (3, 2, 0)]
+LARGE = [(128, 64, 128), (1, 1, 64), (130, 65, 160), (33, 47, 256), (7, 9, 208), (3, 2, 0)]
+CASES: dict[str, tuple[tuple[Draw, Draw], tuple[int, int], list[tuple[int, int, int]]]] = {
+    "f16_sm80": ((f16, f16), (32, 64), PLAIN),
+    "bf16_sm120": ((bf, bf), (32, 64), PLAIN),
+    "tf32_sm80": ((tf32, tf32), (32, 32), PLAIN),
+    "s8_sm80": ((s8, s8), (32, 32), PLAIN),
+    "e4m3_sm89": ((fp8, fp8), (32, 32), PLAIN),
+    "nvfp4_sm120": ((nvfp4, nvfp4), (128, 64), LARGE),
+    "mxfp4_sm120": ((mxfp4, mxfp4), (32, 32), SCALED),
+    "mxfp8_sm120": ((mxfp8(16, to_e4m3), mxfp8(8, to_e5m2)), (32, 32), SCALED),
+    "nvfp4_sm89": ((nvfp4, nvfp4), (16, 32), [*SCALED, (7, 9, 208)]),
+    "mxfp4_sm80": ((mxfp4, mxfp4), (16, 32), SCALED),
 }
 
 
-def operands(draw: Draw, shape: tuple[int, int, int]) -> tuple[Operand, Operand]:
+def operands(draws: tuple[Draw, Draw], shape: tuple[int, int, int]) -> tuple[Operand, Operand]:
     """A (M, K), and B (K, N): stored as (N, K) where it has scales."""
     (m, n, k), rng = shape, np.random.default_rng(shape)
-    left = draw(rng, m, k)
+    left = draws[0](rng, m, k)
     if len(left[0]) == 1:
-        return left, draw(rng, k, n)
-    stored, b = draw(rng, n, k)
+        return left, draws[1](rng, k, n)
+    stored, b = draws[1](rng, n, k)
     return left, (stored, b.T)
 
 
 def gemm(
-    name: str, shape: tuple[int, int, int], kernel: Kernel | None = None, draw: Draw | None = None
+    name: str,
+    shape: tuple[int, int, int],
+    kernel: Kernel | None = None,
+    draws: tuple[Draw, Draw] | None = None,
 ) -> tuple[Array, Array, Report]:
     """D as the kernel computes it, from a buffer of NaN or -1; the exact D; the report."""
-    (left, a), (right, b) = operands(draw or CASES[name][0], shape)
+    (left, a), (right, b) = operands(draws or CASES[name][0], shape)
     m, n, _ = shape
     d = np.full((m, n), -1, np.int32) if name[:2] == "s8" else np.full((m, n), np.nan, "f4")
     shared, threads = map(int, re.findall(r"(\d+) bytes; threads: (\d+)", text_of(name))[0])
@@ -153,8 +170,8 @@ def test_nvfp4_with_scales_of_the_whole_range() -> None:
     # every UE4M3 byte but NaN as a scale. One mma rounds 64 products and C to float32 once, so D
     # differs from the exact sum by K / 64 roundings of partial sums, each at most sum |products|
     draw, shape = fp4(np.arange(0x7F, dtype=np.uint8), 16, e4m3.decode), (70, 33, 320)
-    got, want, _ = gemm("nvfp4_sm120", shape, draw=draw)
-    (_, a), (_, b) = operands(draw, shape)
+    got, want, _ = gemm("nvfp4_sm120", shape, draws=(draw, draw))
+    (_, a), (_, b) = operands((draw, draw), shape)
     sums = np.abs(a).astype(np.float64) @ np.abs(b).astype(np.float64)
     assert (np.abs(got - want) <= shape[2] / 64 * 2.0**-24 * sums).all()
 

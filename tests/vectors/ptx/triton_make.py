@@ -107,11 +107,20 @@ KERNELS: dict[str, Any] = {
     ),
     "mxfp4_sm120": (
         gemm_scaled, 120, "*u8 *u8 *u8 *u8 *fp32",
-        tiles(128, 64, 128, **formats("e2m1", "e2m1", 2, 32)), 2,
+        tiles(32, 32, 64, **formats("e2m1", "e2m1", 2, 32)), 2,
     ),
     "mxfp8_sm120": (
-        gemm_scaled, 120, "*fp8e4nv *u8 *fp8e4nv *u8 *fp32",
-        tiles(128, 64, 128, **formats("e4m3", "e4m3", 1, 32)), 2,
+        gemm_scaled, 120, "*fp8e4nv *u8 *fp8e5 *u8 *fp32",
+        tiles(32, 32, 64, **formats("e4m3", "e5m2", 1, 32)), 2,
+    ),
+    # chips without FP4: Triton decodes to bf16 in registers
+    "nvfp4_sm89": (
+        gemm_scaled, 89, "*u8 *fp8e4nv *u8 *fp8e4nv *fp32",
+        tiles(16, 32, 64, **formats("e2m1", "e2m1", 2, 16)), 2,
+    ),
+    "mxfp4_sm80": (
+        gemm_scaled, 80, "*u8 *u8 *u8 *u8 *fp32",
+        tiles(16, 32, 64, **formats("e2m1", "e2m1", 2, 32)), 2,
     ),
 }  # fmt: skip
 
