@@ -222,8 +222,9 @@ class Fp4Gemm:
         And whether that kernel is for one storage, so that it does not ask for it.
         """
         if isinstance(x, tuple):
-            codes, scales = coded(self.device, *x, BLOCK[form], f"x ({form})")
-            return [codes, scales], f"{form}_w4a4_{self.rung}", self.rung, False
+            codes, scales = x
+            operand = [*coded(self.device, codes, scales, BLOCK[form], f"x ({form})")]
+            return operand, f"{form}_w4a4_{self.rung}", self.rung, False
         operand = [floats(self.device, x, "x")]
         rung: Rung = "mma" if self.rung == "sm120" else self.rung  # FP4 cores want codes
         precise = rung == "mma" and numerics.storage == "float32"

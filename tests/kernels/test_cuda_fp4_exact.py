@@ -18,6 +18,7 @@ from tinymoe.kernels.cuda.devices import PtxDevice
 from tinymoe.kernels.cuda.ops_fp4 import Fp4Ops
 from tinymoe.kernels.cuda.ops_fp4_gemm import Fp4Gemm, Rung
 from tinymoe.kernels.cuda.ops_routing import RoutingOps
+from tinymoe.kernels.cuda.recorder import Recorder
 
 pytestmark = pytest.mark.kernels
 TARGETS: list[tuple[str, Rung]] = [
@@ -104,6 +105,27 @@ def test_experts_without_rows_are_not_read_and_blocks_behind_the_list_leave() ->
     clean = Fp4Gemm(machine("80")).grouped_gemm_nvfp4_w4a4(**case)
     case["weight_scales"][[0, 2]] = 0x7F  # NaN, for experts that nobody chose
     assert np.array_equal(Fp4Gemm(machine("80")).grouped_gemm_nvfp4_w4a4(**case), clean)
+
+
+def test_a_recorded_block_serves_other_counts() -> None:
+    # a captured graph cannot change its grids: they hold the worst case, and blocks find their rows
+    device = PtxDevice("80")
+    case = next(cases("expert_ffn_nvfp4_w4a4"))
+    weights = {n: a for n, a in case.items() if not n.startswith("x_") and n != "offsets"}
+    rng = np.random.default_rng(9)
+    x, offsets = rng.normal(size=(18, 80)).astype(np.float32), case["offsets"].copy()
+
+    def block(on: PtxDevice | Recorder) -> Array:
+        packed = Fp4Ops(on).quantize_nvfp4(x, 500.0, "kernel", "float32")
+        network = Fp4Gemm(on).expert_ffn_nvfp4_w4a4
+        return network(x_codes=packed.codes, x_scales=packed.scales, offsets=offsets, **weights)
+
+    recorder = Recorder(device)
+    out = recorder.record(lambda: block(recorder))
+    for counts in ([0, 17, 17, 18], [0, 1, 2, 18], [0, 0, 0, 18]):
+        x[...], offsets[...] = rng.normal(size=x.shape), counts
+        recorder.replay()
+        assert np.array_equal(out, block(device))
 
 
 STRICT = {arch: PtxDevice(arch, strict=True) for arch in ("80", "120a")}
