@@ -85,7 +85,10 @@ class Copies:
 
     def _finish(self, batch: Batch) -> None:
         self.held[batch.words] = False
+        card = self.machine.card
+        counting, card.counting = card.counting, False  # its banks were counted when it was issued
         self.machine.store("shared", batch.at, batch.values, batch.lanes)
+        card.counting = counting
 
     def watch(self, space: str, index: Array, size: int, lanes: Array) -> None:
         """Called for every access: one that meets a copy under way is a defect."""

@@ -35,6 +35,20 @@ def test_copies_ldmatrix_and_mma_make_a_gemm(depth: int) -> None:
     assert np.array_equal(got, want)
 
 
+def test_banks_are_counted_once_a_copy_and_eight_rows_at_a_time() -> None:
+    # tiles with rows of 32 bytes: eight rows of 16 bytes lie in half of the banks, two in each
+    rows = np.zeros((16, 16), np.float16)
+    args = [np.zeros((16, 16), np.float32), rows, rows, np.int32(16)]
+    report = launch(KERNELS["pipelined"], 1, 64, args, counters=True)
+    found = [(".".join(i.opcode[:3]), report.shared.get(i.line)) for i in report.code]
+    passes = [(name, t.accesses, t.needed, t.used) for name, t in found if t]
+    assert passes == [
+        ("cp.async.cg", 2, 8, 8),  # one pass for 128 bytes
+        ("ldmatrix.sync.aligned", 2, 8, 16),
+        ("ldmatrix.sync.aligned", 2, 4, 8),
+    ]
+
+
 ON_THEIR_WAY = "still on their way: block 0 thread .* copies there with the cp.async of PTX line"
 
 
