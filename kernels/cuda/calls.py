@@ -16,7 +16,7 @@ from tinymoe.kernels.cuda.arguments import blocks_for
 from tinymoe.kernels.cuda.launch import Device, launch
 
 Buffer: TypeAlias = Any  # an array of the device, or NULL where a kernel takes none
-COLUMNS = 64  # outputs of a block, as in dot_tile.cuh
+COLUMNS = 4  # outputs of a block: a warp each
 ROWS = 8  # of a tile of tokens
 THREADS = 128  # of a block where each thread has a number of its own
 
@@ -35,7 +35,7 @@ def linear(
     launch(
         device.kernel("linear", f"linear_{rows}"),
         (-(-outs // COLUMNS), -(-tokens // rows)),
-        COLUMNS,
+        32 * COLUMNS,
         [out, x, weight, bias, *ints(tokens, width, outs), bf16],
     )
 
@@ -110,7 +110,7 @@ def expert_ffn(
     launch(
         device.kernel("expert_ffn", f"experts_gate_up_{tile}"),
         (-(-width // COLUMNS), tiles),
-        COLUMNS,
+        32 * COLUMNS,
         [
             *(middle, x, weights[0], biases[0], offsets),
             *(*ints(experts, hidden, width, clamped), *limits, bf16),
@@ -119,7 +119,7 @@ def expert_ffn(
     launch(
         device.kernel("expert_ffn", f"experts_down_{tile}"),
         (-(-hidden // COLUMNS), tiles),
-        COLUMNS,
+        32 * COLUMNS,
         [out, middle, weights[1], biases[1], offsets, *ints(experts, width, hidden), bf16],
     )
 

@@ -1,7 +1,7 @@
 """The first rungs: the launches of `calls.py` with the plainest kernels, to read and to compare.
 
-One thread a result (or a row), everything read from global memory. Same arguments, same results:
-bit for bit where the fast kernel keeps the order of the sum, which `linear` and `expert_ffn` do.
+One thread a result (or a row). Same arguments, same results but for the order of sums, which here
+is from left to right.
 """
 
 from __future__ import annotations
@@ -21,19 +21,6 @@ def linear(
     launch(
         device.kernel("linear", "linear_naive"),
         blocks_for(out.size, THREADS),
-        THREADS,
-        [out, x, weight, bias, *ints(len(x), x.shape[1], len(weight)), bf16],
-    )
-
-
-def linear_warp(
-    device: Device, out: Buffer, x: Buffer, weight: Buffer, bias: Buffer, bf16: np.int32
-) -> None:
-    """The same with a warp an output: another order of sums, see linear.cu."""
-    warps = THREADS // 32
-    launch(
-        device.kernel("linear", "linear_warp"),
-        (blocks_for(len(weight), warps), len(x)),
         THREADS,
         [out, x, weight, bias, *ints(len(x), x.shape[1], len(weight)), bf16],
     )

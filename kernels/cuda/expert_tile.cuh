@@ -6,7 +6,7 @@
 //
 // The host does not know the counts (reading them back would stop the GPU, and a captured graph
 // cannot), so it starts as many blocks as there could be tiles at worst, and each block finds its
-// own: a warp looks at 32 experts at a time and adds up their tiles until its number is passed.
+// own: each warp looks at 32 experts at a time and adds up their tiles until its number is passed.
 
 struct Part {
   int expert, row, rows;  // rows 0: there is no such tile

@@ -35,8 +35,8 @@ class ModelOps:
     ) -> Array:
         """x (T, in) times weight (out, in) transposed, plus bias: (T, out). linear.cu.
 
-        Each output is one chain of fused multiply-adds from k = 0 on, whatever T is. An input that
-        the checkpoint quantises is quantised by the definition; the product is the kernel's.
+        Lane l of a warp adds up terms l, l + 32, ...; then a tree of 32, whatever T is. An input
+        that the checkpoint quantises is quantised by the definition; the product is the kernel's.
         """
         bf16, device = rounds(numerics), self.device
         if isinstance(weight, QuantisedInput):
