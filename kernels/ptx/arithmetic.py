@@ -78,18 +78,22 @@ def _sum(a: Array, b: Array, mode: str) -> Array:
     if mode == "rn":
         return a + b
     if a.dtype == np.float64:
-        out = rounding.direct_f64(*rounding.two_sum(a, b), mode)
+        out = rounding.add_direct(a, b, mode)
     else:
         out = rounding.to_f32(rounding.add_odd(a.astype("f8"), b.astype("f8")), mode)
-    cancel = (a == -b) & (a != 0) if mode == "rm" else False  # x - x is -0 when rounding down
-    return np.where(cancel, out.dtype.type(-0.0), out)
+    return np.where((a == -b) & (a != 0), _nothing(out, mode), out)
+
+
+def _nothing(out: Array, mode: str) -> Array:
+    """x - x in the type of `out`: -0 when rounding down."""
+    return np.full(1, -0.0 if mode == "rm" else 0.0, out.dtype)
 
 
 def _product(a: Array, b: Array, mode: str) -> Array:
     if mode == "rn":
         return a * b
     if a.dtype == np.float64:
-        return rounding.direct_f64(*rounding.two_product(a, b), mode)
+        return rounding.multiply_direct(a, b, mode)
     return rounding.to_f32(a.astype("f8") * b.astype("f8"), mode)
 
 
@@ -98,7 +102,11 @@ def _fma(a: Array, b: Array, c: Array, mode: str) -> Array:
         if mode != "rn":
             raise UnsupportedError("fma.f64 rounds to nearest only on this machine")
         return rounding.fma64(a, b, c)
-    return fma32(a, b, c, mode)
+    out = fma32(a, b, c, mode)
+    if mode == "rn":
+        return out
+    product = a.astype("f8") * b.astype("f8")
+    return np.where((product == -c.astype("f8")) & (product != 0), _nothing(out, mode), out)
 
 
 def _quotient(a: Array, b: Array, mode: str) -> Array:

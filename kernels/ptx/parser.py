@@ -124,7 +124,7 @@ class _Body:
 
     def read(self, body: str, line: int) -> None:
         """All statements of `body`, which starts on `line`."""
-        start = re.compile(r"\s*(?:([{}])|(\.loc\b[^\n]*)|([\w$]+)\s*:(?!:)|([^\s;{}]))")
+        start = re.compile(r"[\s;]*(?:([{}])|(\.loc\b[^\n]*)|([\w$]+)\s*:(?!:)|([^\s;{}]))")
         at, lines = 0, _Lines(body, line)
         while at < len(body) and (found := start.match(body, at)):
             brace, loc, label, _ = found.groups()

@@ -90,6 +90,30 @@ def direct_f64(s: Array, lost: Array, mode: str) -> Array:
     return np.where(past & np.isfinite(lost), np.nextafter(s, toward), s)
 
 
+def add_direct(a: Array, b: Array, mode: str) -> Array:
+    """a + b in f64, rounded in a direction."""
+    s, lost = two_sum(a, b)
+    over = np.isinf(s) & np.isfinite(a) & np.isfinite(b)
+    return direct_f64(s, np.where(over, -np.sign(s), lost), mode)
+
+
+def multiply_direct(a: Array, b: Array, mode: str) -> Array:
+    """a * b in f64, rounded in a direction."""
+    a, b = np.broadcast_arrays(a, b)
+    s, lost = two_product(a, b)
+    for k in np.flatnonzero(_far(a) | _far(b) | _far(s)):
+        if np.isfinite([a[k], b[k]]).all():
+            exact = Fraction(float(a[k])) * Fraction(float(b[k]))
+            over = np.isinf(s[k])
+            lost[k] = -np.sign(s[k]) if over else float((exact > s[k]) - (exact < s[k]))
+    return direct_f64(s, lost, mode)
+
+
+def _far(x: Array) -> Array:
+    """Where two_product may overflow or lose what it should keep."""
+    return (np.abs(x) > SAFE) | ((np.abs(x) < 1 / SAFE) & (x != 0))
+
+
 def fma64(a: Array, b: Array, c: Array) -> Array:
     """a * b + c in f64, rounded once to nearest."""
     a, b, c = np.broadcast_arrays(a, b, c)
@@ -97,8 +121,7 @@ def fma64(a: Array, b: Array, c: Array) -> Array:
     u, ul = two_sum(c, e)
     t, tl = two_sum(p, u)
     out = t + add_odd(tl, ul)
-    far = [(np.abs(x) > SAFE) | ((np.abs(x) < 1 / SAFE) & (x != 0)) for x in (a, b, c)]
-    for k in np.flatnonzero(far[0] | far[1] | far[2]):
+    for k in np.flatnonzero(_far(a) | _far(b) | _far(c)):
         out[k] = _exactly(float(a[k]), float(b[k]), float(c[k]))
     finite = np.isfinite(a) & np.isfinite(b)
     out = np.where(~finite | (a == 0) | (b == 0), a * b + c, out)

@@ -13,6 +13,7 @@ TYPES = {
     **{"u32": "unsigned", "s32": "int", "u64": "unsigned long long", "s64": "long long"},
     **{"f32": "float", "f64": "double"},
 }
+# a product with 1 keeps the compiler from folding max(x, x) into an x that is not flushed
 DEVICE = r"""
 #define FN __device__ __forceinline__
 FN float fadd(float a, float b) { return __fadd_rn(a, b); }
@@ -21,8 +22,8 @@ FN float fmul(float a, float b) { return __fmul_rn(a, b); }
 FN float fdiv(float a, float b) { return __fdiv_rn(a, b); }
 FN float froot(float a) { return __fsqrt_rn(a); }
 FN float ffma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
-FN float flow(float a, float b) { return fminf(a, b); }
-FN float fhigh(float a, float b) { return fmaxf(a, b); }
+FN float flow(float a, float b) { return __fmul_rn(fminf(a, b), 1.0f); }
+FN float fhigh(float a, float b) { return __fmul_rn(fmaxf(a, b), 1.0f); }
 FN double wadd(double a, double b) { return __dadd_rn(a, b); }
 FN double wsub(double a, double b) { return __dsub_rn(a, b); }
 FN double wmul(double a, double b) { return __dmul_rn(a, b); }

@@ -9,70 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.kernels.one_instruction import one
 from tinymoe.kernels.ptx import PtxError, launch, parse
 from tinymoe.kernels.ptx.arithmetic import fma32
 
 pytestmark = pytest.mark.kernels
 TEXT = (Path(__file__).parents[1] / "vectors" / "ptx" / "small.ptx").read_text("utf-8")
 KERNELS = parse(TEXT)
-
-
-def one(instruction: str, size: int, *inputs: Any) -> np.ndarray[Any, Any]:
-    """Run one instruction on %x, %y, %z for every element; the result %d as raw bits."""
-    n, bits = len(inputs[0]), 8 * size
-    names = "xyz"[: len(inputs)]
-    loads = "".join(
-        f"ld.param.u64 %p{k}, [p{k}]; add.s64 %p{k}, %p{k}, %o{inputs[j].itemsize};"
-        f"ld.global.b{8 * inputs[j].itemsize} %{k}, [%p{k}];"
-        for j, k in enumerate(names)
-    )
-    params = ", ".join(f".param .u64 p{k}" for k in names)
-    registers = "".join(
-        f".reg .b{8 * x.itemsize} %{k};" for k, x in zip(names, inputs, strict=True)
-    )
-    text = f""".entry k(.param .u64 out, {params}) {{
-        .reg .b64 %q, %px, %py, %pz, %o<9>; .reg .b32 %t; .reg .b{bits} %d; {registers}
-        mov.u32 %t, %tid.x; mul.wide.u32 %o1, %t, 1; mul.wide.u32 %o2, %t, 2;
-        mul.wide.u32 %o4, %t, 4; mul.wide.u32 %o8, %t, 8; {loads} {instruction};
-        ld.param.u64 %q, [out]; add.s64 %q, %q, %o{size}; st.global.b{bits} [%q], %d; ret; }}"""
-    out = np.zeros(n, f"u{size}")
-    launch(parse(text)["k"], 1, n, [out, *inputs])
-    return out
-
-
-INTS = np.array([0, 1, -1, 7, -7, 2**31 - 1, -(2**31), 12345], np.int32)
-A, B = (m.ravel().copy() for m in np.meshgrid(INTS, INTS))
-
-
-@pytest.mark.parametrize(
-    ("name", "exact"),
-    [
-        ("add.s32", lambda a, b: a + b),
-        ("sub.s32", lambda a, b: a - b),
-        ("mul.lo.s32", lambda a, b: a * b),
-        ("mul.hi.s32", lambda a, b: (a * b) >> 32),
-        ("min.s32", min),
-        ("max.s32", max),
-        ("and.b32", lambda a, b: a & b),
-        ("or.b32", lambda a, b: a | b),
-        ("xor.b32", lambda a, b: a ^ b),
-        # a count of the width or more must not wrap to a small shift, as x86's does
-        ("shl.b32", lambda a, b: a << (b & 0xFFFFFFFF) if 0 <= b < 32 else 0),
-        ("shr.s32", lambda a, b: a >> (b if 0 <= b < 32 else 31)),
-    ],
-)
-def test_integers_wrap_like_the_hardware(name: str, exact: Any) -> None:
-    want = [exact(int(a), int(b)) & 0xFFFFFFFF for a, b in zip(A, B, strict=True)]
-    assert one(f"{name} %d, %x, %y", 4, A, B).tolist() == want
-
-
-def test_division_truncates_and_int_min_wraps() -> None:
-    a, b = A[B != 0], B[B != 0]
-    pairs = [(int(x), int(y)) for x, y in zip(a, b, strict=True)]
-    want = [abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1) for x, y in pairs]
-    assert one("div.s32 %d, %x, %y", 4, a, b).tolist() == [q & 0xFFFFFFFF for q in want]
-    rest = [(x - q * y) & 0xFFFFFFFF for q, (x, y) in zip(want, pairs, strict=True)]
-    assert one("rem.s32 %d, %x, %y", 4, a, b).tolist() == rest
 
 
 def test_fma_rounds_once() -> None:
