@@ -119,9 +119,9 @@ class Fp4Ops:
     ) -> Array:
         codes, scales = coded(self.device, codes, scales, block, f"dequantize_{form}")
         out: Array = self.device.empty((*codes.shape[:-1], 2 * codes.shape[-1]), np.float32)
-        words = codes.size // 4
-        arguments = [out, codes, scales, np.int64(words), *arguments]
-        self._launch("decode_nvfp4", f"decode_{form}", words, arguments)
+        fours = codes.size // 2
+        arguments = [out, codes, scales, np.int64(fours), *arguments]
+        self._launch("decode_nvfp4", f"decode_{form}", fours, arguments)
         return out
 
     def _launch(self, source: str, entry: str, threads: int, arguments: list[Any]) -> None:
