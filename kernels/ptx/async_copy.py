@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from tinymoe.kernels.ptx.arithmetic import Array
+from tinymoe.core import Array
 from tinymoe.kernels.ptx.dispatch import HANDLERS
-from tinymoe.kernels.ptx.parser import Instruction
+from tinymoe.kernels.ptx.kernel import Instruction
 
 U8, U32 = np.dtype(np.uint8), np.dtype(np.uint32)
 HINTS = {"shared", "shared::cta", "global", "L2::cache_hint", "L2::64B", "L2::128B", "L2::256B"}
@@ -101,15 +101,12 @@ class Copies:
             self.machine.fail(self._story(words[k]), int(lanes[k]))
 
     def _story(self, words: Array) -> str:
-        for batch in self.batches:
-            rows = np.flatnonzero(np.isin(batch.words, words).any(axis=1))
-            if len(rows):
-                by = self.machine.who(int(batch.lanes[rows[0]]))
-                where = batch.instruction.place
-                break
+        hits = ((b, np.isin(b.words, words).any(axis=1)) for b in self.batches)
+        batch, hit = next((b, hit) for b, hit in hits if hit.any())
+        who = self.machine.who(int(batch.lanes[np.argmax(hit)]))
         return (
-            f"these bytes of shared memory are still on their way: {by} copies there with the "
-            f"cp.async of {where} and has not waited for it (cp.async.wait_group)"
+            f"these bytes of shared memory are still on their way: {who} copies there with the "
+            f"cp.async of {batch.instruction.place} and has not waited for it (cp.async.wait_group)"
         )
 
 
@@ -150,9 +147,8 @@ def _bytes(machine: Any, source: Array, taken: Array, size: int) -> Array:
         values[full] = np.ascontiguousarray(words).view(np.uint8)
     for k in range(int(taken[~full].max(initial=0))):
         some = ~full & (taken > k)
-        values[some, k] = machine.load("global", source[some] + np.uint64(k), U8, 1, lanes[some])[
-            :, 0
-        ]
+        byte = machine.load("global", source[some] + np.uint64(k), U8, 1, lanes[some])
+        values[some, k] = byte[:, 0]
     return values.view(np.uint32)
 
 

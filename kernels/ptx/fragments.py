@@ -26,8 +26,8 @@ from itertools import product
 
 import numpy as np
 
-from tinymoe.kernels.ptx.arithmetic import Array
-from tinymoe.kernels.ptx.parser import PtxError
+from tinymoe.core import Array
+from tinymoe.kernels.ptx.kernel import PtxError
 
 BITS = {
     **dict.fromkeys(("f32", "s32", "tf32"), 32),
@@ -61,16 +61,19 @@ class Family:
     scales: tuple[tuple[str, int], ...] = (("", 0),)
 
     def members(self) -> Iterator[tuple[Mma, str]]:
-        """Every instruction of the line, and its opcode as PTX ISA writes it."""
+        """Every instruction of the line, with its opcode or opcodes as PTX ISA writes them."""
         many = (self.elements, self.elements, self.depths, self.sums, self.scales)
         for a, b, depth, total, (scale, blocks) in product(*many):
             for stop in ("", ".satfinite") if total == "s32" else ("",):
                 mma = Mma(depth, a, b, total, scale, blocks, bool(stop))
                 kind = f".kind::{self.kind}" if self.kind else ""
-                vector = f".block_scale.scale_vec::{blocks}X" if blocks else ""
                 types = f"{total}.{a}.{b}.{total}" + (f".{scale}" if scale else "")
                 shape = f"m16n8k{depth}.row.col{stop}"
-                yield mma, f"mma.sync.aligned{kind}{vector}.{shape}.{types}"
+                vectors = [f".block_scale.scale_vec::{blocks}X"] if blocks else [""]
+                if blocks and self.kind != "mxf4nvf4":  # one size: it may go unsaid
+                    vectors.append(".block_scale")
+                for vector in vectors:
+                    yield mma, f"mma.sync.aligned{kind}{vector}.{shape}.{types}"
 
 
 # ptxas 12.9 assembles every member for sm_120a; which older chip has which, only it knows

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinymoe.kernels.ptx.arithmetic import Array
+from tinymoe.core import Array
 from tinymoe.kernels.ptx.dispatch import HANDLERS, Threads, elements
-from tinymoe.kernels.ptx.parser import Instruction
+from tinymoe.kernels.ptx.kernel import Instruction
 
 WORD = np.dtype(np.uint32)
 

@@ -13,12 +13,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from tinymoe.core import Array
 from tinymoe.formats import bf16, e2m1, e4m3, e8m0
-from tinymoe.kernels.ptx.arithmetic import Array
 from tinymoe.kernels.ptx.dispatch import HANDLERS, Threads, elements
 from tinymoe.kernels.ptx.fragments import Fragment, fragment_map, read_mma
+from tinymoe.kernels.ptx.kernel import Instruction, PtxError
 from tinymoe.kernels.ptx.ldmatrix import whole_warps
-from tinymoe.kernels.ptx.parser import Instruction, PtxError
 
 _BYTE = np.arange(256, dtype=np.uint8)
 _NIBBLE = _BYTE[:16]
@@ -44,7 +44,7 @@ _PAIRS = {  # of the two elements of a byte, the low one first, as one item of 1
 def decode(words: Array, name: str) -> Array:
     """Registers or bytes (W, N) to the float64 elements in them (W, ...): exact for every type.
 
-    tf32 keeps 10 of a float32's 23 fraction bits: the hardware does not look at the others.
+    tf32 is the upper 19 bits of a float32. PTX leaves open what the other 13 do; here, nothing.
     """
     if name in _PAIRS:
         return np.take(_PAIRS[name], words.view(np.uint8)).view(np.float64)
@@ -143,13 +143,16 @@ def _execute(machine: Threads, i: Instruction) -> None:
     if len(given) != (7 if what.scale else 3):
         machine.refuse(f"{len(given) + 1} operands, expected {8 if what.scale else 4}")
     whole_warps(machine)
-    a, b, c = (_registers(machine, operand) for operand in given[:3])
-    scales = [_registers(machine, operand) for operand in given[3::2]]
     selectors = [_selector(machine, operand) for operand in given[4::2]]
     try:
-        d = mma(opcode, a, b, c, scales, selectors)
+        layout = fragment_map(opcode, *selectors)
     except PtxError as error:
         machine.refuse(str(error))
+    for operand, name in zip([out, *given[:3]], "cabc", strict=True):
+        if len(elements(operand)) != (count := layout[name].row.shape[1]):
+            machine.refuse(f"{operand} has {len(elements(operand))} registers, expected {count}")
+    a, b, c, *scales = (_registers(machine, operand) for operand in [*given[:3], *given[3::2]])
+    d = mma(opcode, a, b, c, scales, selectors)
     for k, name in enumerate(elements(out)):
         machine.write(name, d[:, :, k].ravel())
 

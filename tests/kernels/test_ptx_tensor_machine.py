@@ -154,6 +154,7 @@ def test_scales_may_come_from_other_lanes_and_bytes() -> None:
         (f"cvt.u16.u32 %h0, %t; {SCALED} %r0, {{%h0, 0}}, %r0, {{0, 0}};", 32, DefectError,
          "the scale selector .* differs between lanes"),
         (f"{SCALED} %r0, {{0, 0}}, %r0;", 32, PtxError, "7 operands, expected 8"),
+        (f"{MMA} {{%f0,%f1}};", 32, PtxError, r"\{%f0,%f1\} has 2 registers, expected 4"),
         (f"{MMA.replace('m16n8k8', 'm16n8k4')} {{%f0,%f1,%f2,%f3}};", 32, PtxError,
          "m16n8k4.row.col.f32.f16.f16.f32 is not supported; m16n8 is, for f16  k"),
         ("ldmatrix.sync.aligned.m8n16.x1.shared.b8x16.b4x16_p64 {%r0}, [tiles];", 32, PtxError,
