@@ -13,6 +13,7 @@ import numpy as np
 from tinymoe.core import Array
 from tinymoe.kernels.ptx.dispatch import HANDLERS, Threads, elements
 from tinymoe.kernels.ptx.kernel import Instruction
+from tinymoe.kernels.ptx.machine import WINDOW
 
 WORD = np.dtype(np.uint32)
 
@@ -52,11 +53,25 @@ def _count(machine: Threads, i: Instruction) -> tuple[int, bool]:
     return count, "trans" in mods
 
 
+def _rows(machine: Threads, i: Instruction, operand: str, count: int) -> tuple[str, Array]:
+    """The state space and the addresses of the rows, from the first 8 * count lanes of a warp."""
+    every = machine.address(operand).reshape(-1, 32)
+    at = every[:, : 8 * count].ravel()
+    if any(m.startswith("shared") for m in i.opcode):
+        return "shared", at
+    outside = at >> np.uint64(32) != WINDOW["shared"] >> 32  # generic, but of shared memory
+    if outside.any():
+        k = int(np.argmax(outside))
+        lane = int(machine.lanes.reshape(-1, 32)[:, : 8 * count].ravel()[k])
+        machine.fail(f"the address {int(at[k]):#x} is not one of shared memory", lane)
+    return "", at
+
+
 def _ldmatrix(machine: Threads, i: Instruction) -> None:
     count, transposed = _count(machine, i)
     lanes = whole_warps(machine)[:, : 8 * count]  # the other lanes' addresses are not read
-    at = machine.address(i.operands[1]).reshape(-1, 32)[:, : 8 * count]
-    rows = machine.load("shared", at.ravel(), WORD, 4, lanes.ravel())
+    space, at = _rows(machine, i, i.operands[1], count)
+    rows = machine.load(space, at, WORD, 4, lanes.ravel())
     tiles = np.ascontiguousarray(rows).view(np.uint16).reshape(-1, count, 8, 8)
     registers = spread(tiles, transposed)
     for k, name in enumerate(_named(machine, i.operands[0], count)):
@@ -69,8 +84,8 @@ def _stmatrix(machine: Threads, i: Instruction) -> None:
     lanes = whole_warps(machine)[:, : 8 * count]
     registers = np.stack([machine.read(name, WORD).reshape(-1, 32) for name in names], axis=2)
     rows = np.ascontiguousarray(collect(registers, transposed)).view(WORD).reshape(-1, 4)
-    at = machine.address(i.operands[0]).reshape(-1, 32)[:, : 8 * count]
-    machine.store("shared", at.ravel(), rows, lanes.ravel())
+    space, at = _rows(machine, i, i.operands[0], count)
+    machine.store(space, at, rows, lanes.ravel())
 
 
 def _movmatrix(machine: Threads, i: Instruction) -> None:

@@ -165,6 +165,8 @@ def test_scales_may_come_from_other_lanes_and_bytes() -> None:
          "not aligned to its 16 bytes"),
         ("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [tiles+512];", 32, DefectError,
          "outside"),
+        ("ldmatrix.sync.aligned.m8n8.x1.b16 {%r0}, [%q];", 32, DefectError,
+         "0x.* is not one of shared memory"),
         ("cp.async.bulk.commit_group;", 32, PtxError, "only the non-bulk cp.async"),
         ("cp.async.ca.shared.global [tiles], [%q], 12;", 32, PtxError, "of 4, 8 or 16 bytes"),
         ("cp.async.cg.shared.global [tiles], [%q], 8;", 32, PtxError, "or cp.async.cg of 16"),
@@ -175,6 +177,16 @@ def test_what_cannot_be_run_is_named(
 ) -> None:
     with pytest.raises(error, match=rf"kernel k.*PTX line \d+: .*{message}"):
         by_hand(body, threads)
+
+
+def test_an_address_may_be_generic() -> None:
+    got = by_hand(
+        "mul.lo.u32 %r3, %t, 4; mov.u32 %r4, tiles; add.u32 %r3, %r3, %r4; st.shared.u32 [%r3], %t;"
+        "bar.warp.sync 0xffffffff; mov.u64 %o, tiles; cvta.shared.u64 %o, %o;"
+        "and.b32 %r5, %t, 7; mul.wide.u32 %w, %r5, 16; add.u64 %o, %o, %w;"
+        "ldmatrix.sync.aligned.m8n8.x1.b16 {%r0}, [%o]; st.global.u32 [%q], %r0;"
+    )
+    assert got.tolist() == list(range(32))
 
 
 def test_lanes_that_give_no_address_are_not_asked_for_one() -> None:
