@@ -57,6 +57,8 @@ def launch(
         machine = Machine(card, first, min(batch, blocks - first))
         report = report + Report.of(machine, run(machine, steps, max_steps))
     for start, array in buffers:
+        if not array.flags.writeable:
+            continue
         raw = card.memories["global"].data[start : start + array.nbytes]
         array[...] = raw.view(array.dtype).reshape(array.shape)
     return report
@@ -106,12 +108,12 @@ def _card(
         places[name] = offset
     memories = {"global": space.memory(_grain(kernel, "global"))}
     whole = _Space(start=0)
-    whole.add(len(packed), "the parameters", bytes(packed))
+    whole.add(len(packed), "the parameters", bytes(packed), fixed=True)
     memories["param"] = whole.memory(None)
     constants = _Space(start=0)
     for name, v in kernel.variables.items():
         if v.space == "const":
-            places[name] = constants.add(v.size, name, v.data)
+            places[name] = constants.add(v.size, name, v.data, fixed=True)
     memories["const"] = constants.memory(None)
     card = Card(kernel, grid, block, memories, places, {}, True, False, False, 0, shared_bytes)
     return card, buffers
@@ -124,10 +126,10 @@ class _Space:
         self.end, self.owned = start, list[Owned]()
         self.data: list[tuple[int, bytes]] = []
 
-    def add(self, size: int, name: str, data: bytes) -> int:
+    def add(self, size: int, name: str, data: bytes, fixed: bool = False) -> int:
         """Place a variable; where."""
         start = self.end
-        self.owned.append(Owned(start, size, name))
+        self.owned.append(Owned(start, size, name, fixed))
         self.data.append((start, data))
         self.end += -(-size // GAP) * GAP + GAP
         return start
@@ -145,9 +147,10 @@ def _argument(arg: Any, name: str, space: _Space, buffers: list[tuple[int, Array
     if isinstance(arg, np.ndarray):
         known = [start for start, array in buffers if array is arg]
         if not known:
-            if not arg.flags.c_contiguous or not arg.flags.writeable:
-                raise PtxError(f"{name}: expected a contiguous array that can be written")
-            known = [space.add(arg.nbytes, f"{name} {arg.dtype}{list(arg.shape)}", arg.tobytes())]
+            if not arg.flags.c_contiguous:
+                raise PtxError(f"{name}: expected a contiguous array")
+            label, fixed = f"{name} {arg.dtype}{list(arg.shape)}", not arg.flags.writeable
+            known = [space.add(arg.nbytes, label, arg.tobytes(), fixed)]
             buffers.append((known[0], arg))
         return int(known[0] + GLOBAL).to_bytes(8, "little")
     if isinstance(arg, np.generic):

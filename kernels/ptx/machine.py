@@ -231,11 +231,11 @@ class Machine:
     def _touch(self, space: str, at: Array, size: int, kind: str, lanes: Array) -> Array:
         memory = self.memories[space]
         bad = memory.fault(at, size)
+        if bad is None and memory.fixed and "read" not in kind:
+            bad = memory.locked(at)
         if bad:
             value = int(at[bad[0]])
             self.fail(f"the {space} address {value:#x} {bad[1]}", int(lanes[bad[0]]))
-        if "read" not in kind and space in ("const", "param"):
-            self.fail(f"a {kind} to {space} memory, which is read only", int(lanes[0]))
         index = at.view(np.int64)
         if space in self.part:
             index = index + self.part[space][lanes] * memory.stride

@@ -26,6 +26,7 @@ class Owned:
     start: int
     size: int
     name: str
+    fixed: bool = False  # nobody may write here
 
 
 class Memory:
@@ -43,6 +44,7 @@ class Memory:
         for region in regions:
             left = np.arange(region.size, 0, -1)
             self.room[region.start : region.start + region.size] = np.minimum(left, WIDEST)
+        self.fixed = any(r.fixed for r in regions)
         self._fill(copies)
 
     def _fill(self, copies: int) -> None:
@@ -68,6 +70,14 @@ class Memory:
         if short.any() or int(at.max()) >= self.stride:
             bad = int(np.argmax(short | (at >= self.stride)))
             return bad, self.whose(int(at[bad]), size)
+        return None
+
+    def locked(self, at: Array) -> tuple[int, str] | None:
+        """The first of the stores `at` (inside variables) to a place that nobody may write."""
+        for region in self.regions:
+            inside = (at >= region.start) & (at < region.start + region.size)
+            if region.fixed and inside.any():
+                return int(np.argmax(inside)), f"is read only: it belongs to {region.name}"
         return None
 
     def whose(self, at: int, size: int) -> str:
