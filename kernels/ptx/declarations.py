@@ -10,7 +10,7 @@ from math import prod
 
 from tinymoe.kernels.ptx.kernel import PtxError, Variable
 
-BYTES = {"8": 1, "16": 2, "32": 4, "64": 8, "128": 16}
+BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
 SPACES = ("shared", "global", "const", "local")
 VARIABLE = re.compile(
     r"(?:\.(?:visible|extern|weak|common)\s+)*\.(shared|global|const|local)\s+"
@@ -85,7 +85,7 @@ def _initial(value: str, kind: str, size: int, line: int) -> bytes:
 def registers(text: str, line: int) -> Iterator[tuple[str, int]]:
     """The names that a `.reg` statement declares, with their bits; a predicate has 1."""
     found = re.fullmatch(r"\.reg\s+\.(pred|[bsuf](\d+)|f16x2)\s+(.*)", text, re.S)
-    if not found:
+    if not found or (found[2] or "32") not in BYTES:
         raise PtxError(f"PTX line {line}: declaration not supported: {text!r}")
     bits = 1 if found[1] == "pred" else 32 if found[1] == "f16x2" else int(found[2])
     for declared in map(str.strip, found[3].split(",")):
