@@ -6,13 +6,15 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tinymoe.cli import options, report
+from tinymoe.cli import bench_compare, options, report
+from tinymoe.core import TinymoeError
 
-WORK = "Work"
+WORK, COMPARE = "Work", "Beside others, and how cost grows"
 FULL = {"prompt": 128, "tokens": 64, "repeats": 5}
 QUICK = {"prompt": 16, "tokens": 8, "repeats": 2}
 WITH_QUICK = "{full}, with --quick {quick}"
@@ -71,9 +73,84 @@ def bench(
         bool,
         typer.Option(help="Measure peak memory in a fresh process.", rich_help_panel=WORK),
     ] = True,
+    formats: Annotated[
+        str | None,
+        typer.Option(
+            metavar="nvfp4,mxfp4,bf16,fp32",
+            help="Formats of the matrices, each measured. With this, --peer or --sweep the report "
+            "is a comparison of decode and prefill steps.",
+            show_default="nvfp4",
+            rich_help_panel=COMPARE,
+        ),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--peer",
+            metavar="llama.cpp=PROGRAM:GGUF|transformers[=PYTHON]",
+            help="An engine to run in turns with ours. PROGRAM: llama-bench or "
+            "llama-batched-bench; GGUF: of the same shape, see python -m "
+            "tinymoe.measure.peer_model. Repeat for more.",
+            show_default=False,
+            rich_help_panel=COMPARE,
+        ),
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(metavar="numpy", help="What computes our steps.", rich_help_panel=COMPARE),
+    ] = "numpy",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Of our steps, of the peers, and of the probes of the limits.",
+            show_default="the cores there are",
+            rich_help_panel=COMPARE,
+        ),
+    ] = None,
+    context: Annotated[
+        int,
+        typer.Option(
+            help="Keys that are in the cache before a decode step is measured.",
+            rich_help_panel=COMPARE,
+        ),
+    ] = 128,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="batch|context|experts|top-k|threads",
+            help="Decode steps as this one quantity grows, beside what the limits predict.",
+            show_default=False,
+            rich_help_panel=COMPARE,
+        ),
+    ] = None,
+    points: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1,2,4",
+            help="Of the sweep.",
+            show_default="by quantity, as 1 to 64 of batch",
+            rich_help_panel=COMPARE,
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw it: a roofline, or the sweep's curve. Needs matplotlib.",
+            show_default=False,
+            rich_help_panel=COMPARE,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(help="Seconds that a peer may take to answer.", rich_help_panel=COMPARE),
+    ] = 600.0,
     as_json: options.Json = False,
 ) -> None:
     """Measure speed: prefill, decode, latency, memory, start, and how near the limit that is.
+
+    With --formats, --peer or --sweep: steps alone, in turns with other engines, against the
+    machine's read bandwidth and arithmetic peak.
 
     [bold]Examples[/bold]
 
@@ -82,8 +159,26 @@ def bench(
     python -m tinymoe bench --shape small --batch 1 --batch 4 --prompt 512
 
     python -m tinymoe bench --model path/to/folder --json > bench.json
+
+    python -m tinymoe bench --shape small --peer llama.cpp=bin/llama-bench:small-nvfp4.gguf
+
+    python -m tinymoe bench --shape small --sweep batch --picture batch.png
     """
     with report.outcome(as_json):
+        if formats is not None or peer or sweep is not None:
+            wanted = bench_compare.Wanted(
+                model=model, shape=shape, formats=formats, peers=peer or (), backend=backend,
+                numerics=numerics, threads=threads, prompt=prompt, context=context, tokens=tokens,
+                batches=batch or (), repeats=repeats, warmup=warmup, seed=seed, quick=quick,
+                sweep=sweep, points=points, picture=picture, timeout=timeout,
+            )  # fmt: skip
+            _compare(wanted, as_json)
+            return
+        if points is not None or picture is not None:
+            raise TinymoeError(
+                "--points and --picture belong to a comparison or a sweep: give --formats, --peer "
+                "or --sweep"
+            )
         from tinymoe.measure.bench import bench as measure
         from tinymoe.measure.setup import Settings
 
@@ -107,6 +202,17 @@ def bench(
             report.print_json(found)
         else:
             _show(found)
+
+
+def _compare(wanted: bench_compare.Wanted, as_json: bool) -> None:
+    """A comparison or a sweep, and its page."""
+    with _progress() as progress:
+        found = bench_compare.measure(wanted, progress)
+    if as_json:
+        report.print_json(found)
+    else:
+        _print(*bench_compare.page(found))
+    bench_compare.saved(wanted.picture)
 
 
 @contextmanager
@@ -138,14 +244,24 @@ def _show(found: dict[str, Any]) -> None:
     """Tables on stdout: rich on a terminal, plain elsewhere."""
     from tinymoe.cli import bench_page as page
 
+    meaning = page.definitions(found, shutil.get_terminal_size((100, 24)).columns)
+    _print(page.heading(found), page.tables(found), meaning, found["warnings"])
+
+
+def _print(
+    heading: list[tuple[str, str]],
+    tables: list[tuple[str, list[list[str]]]],
+    meaning: str,
+    warnings: list[str],
+) -> None:
     style = report.Style(sys.stdout)
-    for label, text in page.heading(found):
+    for label, text in heading:
         print(f"{style.bold(label)}{' ' * (9 - len(label))}{text}")
-    for title, rows in page.tables(found):
+    for title, rows in tables:
         _table(title, rows)
     print("\n" + style.bold("what the numbers mean"))
-    print(page.definitions(found, shutil.get_terminal_size((100, 24)).columns))
-    for warning in found["warnings"]:
+    print(meaning)
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
 
 

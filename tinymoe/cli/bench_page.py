@@ -18,7 +18,7 @@ def heading(found: dict[str, Any]) -> list[tuple[str, str]]:
     )
     size = (
         f"{_count(model['parameters'])} parameters, {_count(model['active_parameters'])} active; "
-        f"{_bytes(model['weight_bytes'])} held for {model['numerics']} ({model['backend']})"
+        f"{size_of(model['weight_bytes'])} held for {model['numerics']} ({model['backend']})"
     )
     blas, (first, last) = about["blas"], found["cases"][0]["decode_context"]
     threads = " ".join(f"{k}={v}" for k, v in about["thread_settings"].items()) or "none set"
@@ -30,13 +30,13 @@ def heading(found: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "",
             f"{about['usable_cores']} of {about['cores']} cores usable{quota}; last-level cache "
-            f"{_bytes(about['last_level_cache_bytes'])}; load average "
-            f"{_known(about['load_average_1min'], '.1f')} before, "
-            f"{_known(about['load_average_1min_after'], '.1f')} after",
+            f"{size_of(about['last_level_cache_bytes'])}; load average "
+            f"{known(about['load_average_1min'], '.1f')} before, "
+            f"{known(about['load_average_1min_after'], '.1f')} after",
         ),
         (
             "threads",
-            f"{_known(about['process_threads'], 'd')} in this process; variables: {threads}",
+            f"{known(about['process_threads'], 'd')} in this process; variables: {threads}",
         ),
         (
             "versions",
@@ -68,7 +68,7 @@ def _speed(found: dict[str, Any]) -> Rows:
     rows = [["batch", "time of", "prefill", "decode"]]
     for case in found["cases"]:
         for form in ("model", "engine"):
-            rates = (_range(case[form][f"{kind}_tokens_per_s"]) for kind in ("prefill", "decode"))
+            rates = (span(case[form][f"{kind}_tokens_per_s"]) for kind in ("prefill", "decode"))
             rows.append([str(case["batch"]), form, *rates])
     return rows
 
@@ -81,10 +81,10 @@ def _feel(found: dict[str, Any]) -> Rows:
         rows.append(
             [
                 str(case["batch"]),
-                _range(engine["ttft_s"], 1000),
-                *(_short(1000 * itl[p]) for p in ("p50", "p95", "p99")),
+                span(engine["ttft_s"], 1000),
+                *(short(1000 * itl[p]) for p in ("p50", "p95", "p99")),
                 str(itl["count"]),
-                _short(engine["tokens_per_s_per_user"]),
+                short(engine["tokens_per_s_per_user"]),
             ]
         )
     return rows
@@ -108,13 +108,13 @@ def _limit(found: dict[str, Any]) -> Rows:
         rows.append(
             [
                 str(case["batch"]),
-                _known(case["experts_per_step_and_layer"], ".1f"),
-                _bytes(case["bytes_per_step"]["total"]),
-                _bytes(case["bytes_per_token"]),
-                _short(case["implied_bytes_per_s"] / 1e9),
-                _short(best / 1e9),
+                known(case["experts_per_step_and_layer"], ".1f"),
+                size_of(case["bytes_per_step"]["total"]),
+                size_of(case["bytes_per_token"]),
+                short(case["implied_bytes_per_s"] / 1e9),
+                short(best / 1e9),
                 f"{case['of_limit']:.3f}",
-                _short(case["limit_tokens_per_s"]),
+                short(case["limit_tokens_per_s"]),
             ]
         )
     return rows
@@ -131,12 +131,12 @@ def _process(found: dict[str, Any]) -> Rows:
     if "skipped" in memory:
         rows.append(["peak memory", f"not measured: {memory['skipped']}"])
     else:
-        rows += [[name, _bytes(memory[key])] for key, name in names.items()]
+        rows += [[name, size_of(memory[key])] for key, name in names.items()]
     if "skipped" in start:
         return [*rows, ["start", f"not measured: {start['skipped']}"]]
     for kind in ("cold", "warm", "uncompiled"):
         for key, until in (("first_word_s", "first word"), ("total_s", "end")):
-            rows.append([f"start, {kind}, to its {until}", f"{_range(start[kind][key])} s"])
+            rows.append([f"start, {kind}, to its {until}", f"{span(start[kind][key])} s"])
     return rows
 
 
@@ -151,26 +151,28 @@ def definitions(found: dict[str, Any], width: int) -> str:
                 text, max(40, min(width, 110)), initial_indent="  ", subsequent_indent="    "
             )
         )
-    array = _bytes(found["read_bandwidth"]["array_bytes"])
+    array = size_of(found["read_bandwidth"]["array_bytes"])
     return "\n".join([*lines, f"  The read probe's array: {array}. MB: 10^6 bytes."])
 
 
 # ------------------------------------------------------------------------------- cells
 
 
-def _range(values: dict[str, Any], times: float = 1) -> str:
-    median, low, high = (_short(times * values[key]) for key in ("median", "min", "max"))
+def span(values: dict[str, Any], times: float = 1) -> str:
+    """A summary: median [smallest-largest]."""
+    median, low, high = (short(times * values[key]) for key in ("median", "min", "max"))
     return f"{median} [{low}-{high}]"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Three significant digits, or all before the point."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.3g}"
 
 
-def _known(value: float | None, form: str) -> str:
+def known(value: float | None, form: str) -> str:
+    """A number in that form, or the word for none."""
     return "unknown" if value is None else format(value, form)
 
 
@@ -178,7 +180,8 @@ def _count(parameters: int) -> str:
     return f"{parameters / 1e9:.2f} G" if parameters >= 1e9 / 2 else f"{parameters / 1e6:.1f} M"
 
 
-def _bytes(size: float | None) -> str:
+def size_of(size: float | None) -> str:
+    """Bytes, in a unit of a thousand."""
     if size is None:
         return "unknown"
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

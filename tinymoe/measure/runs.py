@@ -151,6 +151,10 @@ class ExpertCount:
 
     def per_decode_step(self, moe_layers: int) -> list[float]:
         """Mean over a run's decode steps, for each layer with experts; the prefill left out."""
-        decode = np.array(self._calls[moe_layers:], float).reshape(-1, moe_layers)  # (N - 1, L)
-        means: list[float] = decode.mean(axis=0).tolist()
+        return self.per_step(moe_layers, skip=1)
+
+    def per_step(self, moe_layers: int, skip: int = 0) -> list[float]:
+        """Mean over all steps but the first `skip`, for each layer with experts."""
+        counts = np.array(self._calls[skip * moe_layers :], float).reshape(-1, moe_layers)  # (N, L)
+        means: list[float] = counts.mean(axis=0).tolist()
         return means
