@@ -6,13 +6,37 @@ backend does faster replaced.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import fields
 
 from tinymoe.core import TinymoeError
 from tinymoe.model.ops import DEFINITION, Ops
 
+
+def _ptx() -> Ops:
+    from tinymoe.kernels.cuda.backend import ptx_ops
+
+    return ptx_ops()
+
+
+def _numba() -> Ops:
+    from tinymoe.kernels.cpu.backend import numba_ops
+
+    return numba_ops()
+
+
+def _cuda() -> Ops:
+    from tinymoe.kernels.cuda.backend import cuda_ops
+
+    return cuda_ops()
+
+
 BACKENDS: dict[str, Callable[[], Ops]] = {
     "numpy": lambda: DEFINITION,
+    "numba": _numba,  # compiled, on all cores
+    "ptx": _ptx,  # the CUDA kernels on the CPU, every access checked: slow
+    "cuda": _cuda,  # the same on a GPU
 }
 
 
@@ -27,3 +51,20 @@ def ops(backend: str) -> Ops:
             f"unknown backend {backend!r}: expected one of {', '.join(map(repr, BACKENDS))}"
         )
     return BACKENDS[backend]()
+
+
+def ops_where(backend: str) -> dict[str, str]:
+    """What computes each op of a backend: "the definition", or the backend and its source.
+
+    >>> ops_where("numpy")["route"]
+    'the definition'
+    """
+    made, where = ops(backend), {}
+    for name in (field.name for field in fields(Ops) if field.name != "step"):
+        member = getattr(made, name)
+        if member is getattr(DEFINITION, name):
+            where[name] = "the definition"
+            continue
+        sources = re.findall(r"\w+\.cu\b", member.__doc__ or "")  # CUDA wrappers name theirs
+        where[name] = f"{backend}: {', '.join(sources) or member.__module__.rpartition('.')[2]}"
+    return where

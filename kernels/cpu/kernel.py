@@ -21,6 +21,7 @@ from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
 WORD = ir.IntType(64)
+told: Callable[[str], None] | None = None  # given the name of each kernel that is compiled
 
 
 @cache
@@ -68,6 +69,8 @@ class Kernel:
                 made._cache = _Cache(self.function)
             except RuntimeError:  # no folder to write to: compile every time
                 made._cache = NullCache()
+            if told is not None:
+                told(self.name)
             made.compile()
             self._made = made
         return int(self._made.address)

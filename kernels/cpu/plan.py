@@ -176,7 +176,7 @@ class Plan:
     def moe(self, x: Array, params: Dense | Moe, layer: int) -> Array:
         """Norm, router, experts, shared expert, residual: x (T, H) -> (T, H)."""
         assert isinstance(params, Moe)
-        name, width, buffers = f"layers.{layer}", self._width, self.buffers
+        name, width = f"layers.{layer}", self._width
         normed = self.norm(x, params.norm, params.norm_bias, f"{name}.moe.norm")
         self.tap(f"{name}.moe.norm", normed, width)
         weights, order, offsets = self.route(normed, params, name)
@@ -265,9 +265,7 @@ class Plan:
         self.tap(f"{name}.router.margin", margins.reshape(tokens, 1), 1, ())
         return weights, order, offsets
 
-    def experts(
-        self, normed: Array, params: Moe, order: Array, offsets: Array, name: str
-    ) -> Array:
+    def experts(self, normed: Array, params: Moe, order: Array, offsets: Array, name: str) -> Array:
         """Each token's K experts: (T*K, H), by slot."""
         card, top_k = self.config.experts, self.config.router.top_k
         hidden = self.buffers.rows("experts_hidden", params.down.columns, top_k)

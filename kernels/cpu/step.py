@@ -22,9 +22,7 @@ from tinymoe.kernels.cpu.plan import Plan
 from tinymoe.kernels.cpu.plan_attention import fill_tables, own_words
 from tinymoe.kernels.cpu.team import Team
 from tinymoe.kernels.cpu.weights import Weights
-from tinymoe.model.ops import DEFINITION
-from tinymoe.model.params import Params
-from tinymoe.model.transformer import forward, no_tap
+from tinymoe.model.transformer import no_tap
 
 FEWEST = 16  # tokens that a plan has room for; more by doubling
 
@@ -56,24 +54,20 @@ def uncovered(config: ModelConfig, numerics: Numerics) -> str | None:
 class Step:
     """One model's packed weights and threads, and a plan for each cache that it has met."""
 
-    def __init__(self, weights: Weights, threads: int | None = None) -> None:
-        """`threads`: None is the physical cores that this process may use."""
-        self.weights, self.team = weights, Team(threads)
+    def __init__(self, weights: Weights, team: Team) -> None:
+        self.weights, self.team = weights, team
         self._own = aligned(0, np.uint8)
         self._plans: weakref.WeakKeyDictionary[Any, dict[Any, Plan]] = weakref.WeakKeyDictionary()
 
     def __call__(
         self,
-        params: Params,
         config: ModelConfig,
         batch: Batch,
         cache: PagedKeysValues,
         numerics: Numerics,
         tap: Tap = no_tap,
     ) -> Array:
-        """`forward`: the same arguments and logits (R, V), in float32."""
-        if uncovered(config, numerics) is not None:
-            return forward(params, config, batch, cache, numerics, DEFINITION, tap)
+        """Logits (R, V) of a batch, float32; as `forward`, of a model that is covered."""
         traced, tokens = tap is not no_tap, len(batch.ids)
         plan = self._plan(config, numerics, cache, tokens, traced)
         fill_tables(plan, batch.positions)
@@ -106,7 +100,15 @@ class Step:
         plan = plans.get(key)
         if plan is None or plan.buffers.tokens < tokens:
             room = tokens if traced else max(FEWEST, 1 << (tokens - 1).bit_length())
-            plan = Plan(self.weights, config, numerics, cache.layer, room, threads=self.team.threads, traced=traced)
+            plan = Plan(
+                self.weights,
+                config,
+                numerics,
+                cache.layer,
+                room,
+                threads=self.team.threads,
+                traced=traced,
+            )
             plans[key] = plan
         return plan
 

@@ -27,6 +27,7 @@ from tinymoe.model.params import (
 )
 
 Progress = Callable[[int, int], None]  # layers done, of how many
+Packer = Callable[..., Packed]  # as `pack`: a matrix or stack, and whether it is gate above up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,17 +124,17 @@ def bias_of(values: Array | None, *, gate_up: bool = False) -> Array | None:
     return out
 
 
-def weights_of(params: Params, progress: Progress | None = None) -> Weights:
-    """Pack everything; `progress` is told of each layer."""
-    tied = params.head is params.embed or (
-        isinstance(params.head, OnDemand)
-        and isinstance(params.embed, OnDemand)
-        and params.head is params.embed
-    )
+def weights_of(params: Params, progress: Progress | None = None, packer: Packer = pack) -> Weights:
+    """Pack everything; `progress` is told of each layer.
+
+    `packer` packs what a layer multiplies with, and the head; routers and the embedding, which
+    checkpoints do not quantise, are packed as they are.
+    """
+    tied = params.head is params.embed and packer is pack
     embed = pack(_array(params.embed))
     layers = []
     for index in range(len(params.layers)):  # not `for layer in`: read, packed, and dropped
-        layers.append(_layer(params.layers[index], index))
+        layers.append(_layer(params.layers[index], index, packer))
         if progress is not None:
             progress(index + 1, len(params.layers))
     return Weights(
@@ -141,7 +142,7 @@ def weights_of(params: Params, progress: Progress | None = None) -> Weights:
         layers=layers,
         final_norm=_needed(vector(params.final_norm)),
         final_norm_bias=vector(params.final_norm_bias),
-        head=embed if tied else pack(_array(params.head)),
+        head=embed if tied else packer(_array(params.head)),
         head_bias=bias_of(params.head_bias),
     )
 
@@ -161,49 +162,51 @@ def _needed(values: Array | None) -> Array:
     return values
 
 
-def _layer(layer: LayerParams, index: int) -> tuple[Attention, Moe | Dense]:
+def _layer(layer: LayerParams, index: int, packer: Packer) -> tuple[Attention, Moe | Dense]:
     attention = layer.attention
     if not isinstance(attention, AttentionParams):
         raise TinymoeError(f"layer {index}: no kernels for {type(attention).__name__}")
     made = Attention(
         norm=_needed(vector(attention.norm)),
         norm_bias=vector(attention.norm_bias),
-        qkv=pack(_array(attention.qkv)),
+        qkv=packer(_array(attention.qkv)),
         qkv_bias=bias_of(attention.qkv_bias),
         qk_norm=vector(attention.qk_norm),
         sinks=vector(attention.sinks),
-        out=pack(_array(attention.out)),
+        out=packer(_array(attention.out)),
         out_bias=bias_of(attention.out_bias),
     )
-    return made, _moe(layer.ffn) if isinstance(layer.ffn, MoeParams) else _dense(layer.ffn)
+    return made, _moe(layer.ffn, packer) if isinstance(layer.ffn, MoeParams) else _dense(
+        layer.ffn, packer
+    )
 
 
-def _moe(params: MoeParams) -> Moe:
+def _moe(params: MoeParams, packer: Packer) -> Moe:
     return Moe(
         norm=_needed(vector(params.norm)),
         norm_bias=vector(params.norm_bias),
         router=pack(_array(params.router)),
         router_bias=bias_of(params.router_bias),
         selection_bias=vector(params.selection_bias),
-        gate_up=pack(_array(params.gate_up), gate_up=True),
+        gate_up=packer(_array(params.gate_up), gate_up=True),
         gate_up_bias=bias_of(params.gate_up_bias, gate_up=True),
-        down=pack(_array(params.down)),
+        down=packer(_array(params.down)),
         down_bias=bias_of(params.down_bias),
-        shared=None if params.shared is None else _shared(params.shared),
+        shared=None if params.shared is None else _shared(params.shared, packer),
     )
 
 
-def _shared(params: SharedParams) -> Shared:
+def _shared(params: SharedParams, packer: Packer) -> Shared:
     return Shared(
-        gate_up=pack(_array(params.gate_up), gate_up=True),
-        down=pack(_array(params.down)),
+        gate_up=packer(_array(params.gate_up), gate_up=True),
+        down=packer(_array(params.down)),
         gate=None if params.gate is None else pack(_array(params.gate)),
     )
 
 
-def _dense(params: DenseParams) -> Dense:
+def _dense(params: DenseParams, packer: Packer) -> Dense:
     return Dense(
         norm=_needed(vector(params.norm)),
-        gate_up=pack(_array(params.gate_up), gate_up=True),
-        down=pack(_array(params.down)),
+        gate_up=packer(_array(params.gate_up), gate_up=True),
+        down=packer(_array(params.down)),
     )

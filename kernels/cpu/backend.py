@@ -1,0 +1,93 @@
+"""The backend "numba": a whole step in one call where kernels cover a model, else op by op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tinymoe.core import Array, Batch, ModelConfig, Numerics, PagedKeysValues, Tap
+from tinymoe.kernels.cpu import kernel
+from tinymoe.kernels.cpu.ops import CpuOps
+from tinymoe.kernels.cpu.pack import pack
+from tinymoe.kernels.cpu.step import Step, uncovered
+from tinymoe.kernels.cpu.team import Team
+from tinymoe.kernels.cpu.weights import Packer, weights_of
+from tinymoe.model.ops import DEFINITION, Ops
+from tinymoe.model.params import Params
+from tinymoe.model.transformer import forward, no_tap
+
+Report = Callable[[str, int, int], None]  # what is being done, and how much of how much
+
+
+class CompiledStep:
+    """`Ops.step`: packs a model's weights when it first meets them, then runs compiled kernels.
+
+    What the whole step has no kernels for (`uncovered` says what) runs op by op, in the compiled
+    ops that there are and the definition's for the others.
+    """
+
+    def __init__(self, threads: int | None = None, packer: Packer = pack) -> None:
+        """`threads`: None is the physical cores that this process may use."""
+        self.team, self.packer = Team(threads), packer
+        cpu = CpuOps(self.team)
+        self.members = replace(
+            DEFINITION,
+            rmsnorm=cpu.rmsnorm,
+            rope=cpu.rope,
+            attention_prefill=cpu.attention_prefill,
+            attention_decode=cpu.attention_decode,
+        )
+        self._params: Params | None = None
+        self._step: Step | None = None
+
+    def prepare(
+        self,
+        params: Params,
+        config: ModelConfig,
+        numerics: Numerics,
+        report: Report | None = None,
+    ) -> None:
+        """Pack the weights now, and say how far it is."""
+        if uncovered(config, numerics) is not None or self._params is params:
+            return
+
+        def packed(done: int, layers: int) -> None:
+            if report is not None:
+                report("laying out weights", done, layers)
+
+        self._step = Step(weights_of(params, packed, self.packer), self.team)
+        self._params = params
+
+    @property
+    def weight_bytes(self) -> int | None:
+        """Of the packed weights in memory; None before there are any."""
+        if self._step is None:
+            return None
+        return sum(matrix.nbytes for matrix in self._step.weights.matrices)
+
+    def __call__(
+        self,
+        params: Params,
+        config: ModelConfig,
+        batch: Batch,
+        cache: PagedKeysValues,
+        numerics: Numerics,
+        tap: Tap = no_tap,
+    ) -> Array:
+        """As `forward`."""
+        if uncovered(config, numerics) is not None:
+            return forward(params, config, batch, cache, numerics, self.members, tap)
+        self.prepare(params, config, numerics)
+        assert self._step is not None
+        return self._step(config, batch, cache, numerics, tap)
+
+
+def numba_ops(threads: int | None = None, packer: Packer = pack) -> Ops:
+    """The ops of this backend, for one model: `step` holds its weights."""
+    step = CompiledStep(threads, packer)
+    return replace(step.members, step=step)
+
+
+def on_compile(report: Callable[[str], None] | None) -> None:
+    """Be told the name of each kernel that has to be compiled, as it begins."""
+    kernel.told = report
