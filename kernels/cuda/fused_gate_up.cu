@@ -2,7 +2,7 @@
 // gate_up_tile.cuh on the tensor cores of sm_80 and later. 128 threads, grid (I / 64 rounded up,
 // tiles at worst).
 
-extern "C" __global__ void __launch_bounds__(WARPS* WARP)
+extern "C" __global__ void __launch_bounds__(WARPS * WARP)
 fused_gate_up_mma(u8* codes, u8* scales, const u8* x_codes, const u8* x_scales, const u8* w_codes,
                   const u8* w_scales, const float* alphas, const float* hidden_scales,
                   const int* tiles, int H, int I,

@@ -8,7 +8,7 @@
 // (N, K/BLOCK). Products are exact; sums over k are float32, in the tensor core's order. 128
 // threads, grid (N / 128, T / 16) rounded up. grouped_gemm_nvfp4_mma.cu does this for experts.
 
-#define BOUNDS __launch_bounds__(WARPS* WARP)
+#define BOUNDS __launch_bounds__(WARPS * WARP)
 #define W_AND_SIZES const u8 *w_codes, const u8 *w_scales, float alpha, int T, int N, int K
 #define ROW0 blockIdx.y * TILE_ROWS
 #define WEIGHT Rows{w_codes, w_scales, N, K}, blockIdx.x * TILE_COLUMNS, alpha

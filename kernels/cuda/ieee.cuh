@@ -38,6 +38,13 @@ __device__ __forceinline__ float rcp_ftz(float a) {
   return r;
 }
 
+// The hardware's logarithm. Exact at powers of two; next to one it is off, as any library's is.
+__device__ __forceinline__ float log2_of(float x) {
+  float r;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+
 // Comparisons on bits: `x == 0` under -ftz=true holds for every subnormal x as well.
 __device__ __forceinline__ u32 magnitude_bits(float x) { return __float_as_uint(x) & 0x7fffffffu; }
 __device__ __forceinline__ bool is_zero(float x) { return magnitude_bits(x) == 0; }

@@ -25,13 +25,6 @@
 
 #define POWER(e) __uint_as_float((e) > -127 ? ((e) + 127) << 23 : 0x00400000)  // e >= -127
 
-// The hardware's logarithm. Exact at powers of two; next to one it is off, as any library's is.
-__device__ __forceinline__ float log2_of(float x) {
-  float r;
-  asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(x));
-  return r;
-}
-
 // Adding just less than one to an exponent field rounds up, unless the fraction is zero.
 __device__ __forceinline__ int exponent_byte(float amax, int rule) {
   int bits = __float_as_int(amax);

@@ -1,0 +1,98 @@
+"""FP8 kernels on the PTX machine: the bytes of every convention, no instruction unreached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.kernels.model_kernels import ARCHES, keeps_contract, machine
+from tests.kernels.test_cuda_fp4_mutants import Mutant, Spoiled
+from tinymoe.core import TinymoeError
+from tinymoe.formats import bf16
+from tinymoe.formats.conventions import FP8
+from tinymoe.kernels.contracts import contract
+from tinymoe.kernels.cuda.ops_fp8 import DIVIDES, Fp8Ops
+from tinymoe.kernels.formats_strategies import FLOORED
+from tinymoe.kernels.ptx import DefectError
+
+pytestmark = pytest.mark.kernels
+
+
+def cases() -> Iterator[dict[str, Any]]:
+    """Each convention on ties and normal values; past a block both ways; zeros where it may."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(130, 133)).astype(np.float32)
+    x[::2] = rng.integers(-32, 33, (65, 133)) / 2  # with 448, on E4M3's steps and half way
+    x[::2, 0] = 448
+    x *= np.exp2(rng.integers(-8, 1, (130, 1))).astype(np.float32)
+    for convention, row in FP8.items():
+        given = {"convention": convention, "x": bf16.round_to_bf16(x), "source": "bfloat16"}
+        if convention in FLOORED:
+            given["x"] = np.concatenate([given["x"], np.zeros((1, 133), np.float32)])
+        powers = ("no", "bits", "log2") if row.element in DIVIDES else ("no",)
+        for power in powers:
+            yield {**given, "granularity": "channel", "power_of_two": power}
+        few = {"power_of_two": "no", "source": "float32", "x": x[:, :1], "convention": convention}
+        yield {**few, "granularity": "tensor"}
+        yield {**few, "granularity": "block", "x": x}
+        yield {**few, "granularity": "group", "x": x[:3]}
+
+
+def regions() -> Iterator[dict[str, Any]]:
+    """Every byte; a scale for all, and for rows and blocks that the matrix ends within."""
+    codes = np.tile(np.arange(256, dtype=np.uint8), 5)[:1161].reshape(9, 129)
+    for block in ((9, 129), (1, 129), (128, 128), (1, 128)):
+        grid = tuple(-(-n // size) for n, size in zip(codes.shape, block, strict=True))
+        scales = np.random.default_rng(2).uniform(0.1, 2, grid).astype(np.float32)
+        yield {"codes": codes, "scales": scales, "block": block}
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_hard_cases_keep_the_contract_and_reach_every_instruction(arch: str) -> None:
+    ops = Fp8Ops(machine(arch))
+    for case in cases():
+        contract("quantize_fp8").judge(ops.quantize_fp8, case)
+    for case in regions():
+        contract("dequantize_fp8").judge(ops.dequantize_fp8, case)
+    assert machine(arch).missed("quantize_fp8") == []
+
+
+@pytest.mark.parametrize("op", ["quantize_fp8", "dequantize_fp8"])
+def test_drawn_cases_keep_the_contract(op: str) -> None:
+    keeps_contract(op, getattr(Fp8Ops(machine("80")), op), 20, lambda case: True)
+
+
+def test_bad_calls_say_what_was_expected() -> None:
+    ops, x = Fp8Ops(machine("80")), np.ones((3, 8), np.float32)
+    with pytest.raises(TinymoeError, match=r"expected a matrix .N, K., got .3, 8, 1."):
+        ops.quantize_fp8(x[..., None], "div32", "tensor", "float32", "no")
+    with pytest.raises(TinymoeError, match="'transformers' does not divide by its stored scale"):
+        ops.quantize_fp8(x, "transformers", "tensor", "float32", "bits")
+    with pytest.raises(TinymoeError, match=r"scales .3, 1., one for each block .1, 8. of .3, 8."):
+        ops.dequantize_fp8(x.astype(np.uint8), np.ones(3, np.float32), (1, 8))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "seen"),
+    [
+        ("__syncthreads();  // every warp has written its own", "", DefectError),
+        ("rows = min(rows, N - (int)blockIdx.y * rows);", "", DefectError),
+        ("columns = min(columns, K - (int)blockIdx.x * columns);", "",
+         (DefectError, AssertionError)),
+        (" | sign_bit(y) << 7", "", AssertionError),
+        ("mul_rn(w, div_rn(1, s))", "div_rn(w, s)", AssertionError),
+        ("(int)ceilf(log2_of(s))", "(int)floorf(log2_of(s))", AssertionError),
+    ],
+)  # fmt: skip
+def test_a_bug_is_seen(right: str, wrong: str, seen: Any) -> None:
+    ops = Fp8Ops(Spoiled(Mutant("", "quantize_fp8", right, wrong)))
+
+    def judge() -> None:
+        for case in cases():
+            contract("quantize_fp8").judge(ops.quantize_fp8, case)
+
+    with pytest.raises(seen):
+        judge()
