@@ -23,6 +23,7 @@ from tinymoe.core import (
 )
 from tinymoe.engine import Engine
 from tinymoe.families import load_params, read_config
+from tinymoe.kernels import ops
 from tinymoe.model.ops import DEFINITION, Ops
 from tinymoe.model.params import Params
 from tinymoe.model.transformer import no_tap
@@ -53,18 +54,23 @@ def shipped_model() -> Path:
 def load(
     path: str | Path | None = None,
     *,
-    backend: Literal["numpy"] = "numpy",
+    backend: str = "numpy",
     numerics: str | Numerics | None = None,
     memory: str | int | None = None,
     on_demand: bool = False,
     latent: Latent | None = None,
     positions: int | None = None,
+    threads: int | None = None,
 ) -> Model:
     """Open a model folder (None: the shipped model) and read its weights.
 
     `numerics` is "fp32" (the default), "exact", "bf16", "checkpoint", or a `Numerics` value.
     "checkpoint" is bf16 with the inputs of quantised weights, and the cache, quantised as the
     checkpoint's scheme says an engine would; for a checkpoint that is not quantised it is bf16.
+
+    `backend` computes: "numpy" is the definition; "numba" is compiled and uses all cores; "ptx"
+    runs the CUDA kernels on the CPU, every access checked, some thousand times slower; "cuda" runs
+    them on a GPU. `threads`: of "numba"; None: the physical cores this process may use.
 
     `memory`: bytes for weights, as "3GB" (None: what is available). Weights that do not fit are
     read when they are used, with the same results; with `on_demand` they are so even if they fit.
@@ -82,16 +88,16 @@ def load(
     >>> model.config.router.top_k
     4
     """
-    if backend != "numpy":
-        raise TinymoeError(f"backend must be 'numpy', got {backend!r}")
+    computed_by = ops(backend, threads)
     if latent not in (None, "absorbed", "expanded"):
         raise TinymoeError(f"latent must be 'absorbed' or 'expanded', got {latent!r}")
     checkpoint, chosen = Checkpoint.open(path or shipped_model()), pick_numerics(numerics)
     return Model(
         checkpoint,
         chosen,
+        computed_by,
         memory=memory,
-        on_demand=on_demand,
+        on_demand=on_demand or backend == "numba",  # which holds the weights in its own form
         latent=latent,
         positions=positions,
     )

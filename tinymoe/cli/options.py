@@ -32,7 +32,21 @@ Numerics = Annotated[
 ]
 Backend = Annotated[
     str,
-    typer.Option(metavar="numpy", help="What computes the ops.", rich_help_panel=MODEL),
+    typer.Option(
+        metavar="numpy|numba|ptx|cuda",
+        help="What computes: the definition; compiled code on all cores; the CUDA kernels on the "
+        "CPU, every access checked (slow); the CUDA kernels on a GPU.",
+        rich_help_panel=MODEL,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Of the backend numba.",
+        show_default="the cores there are",
+        rich_help_panel=MODEL,
+    ),
 ]
 Memory = Annotated[
     str | None,

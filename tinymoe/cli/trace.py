@@ -76,6 +76,7 @@ def trace(
     as_json: options.Json = False,
     model: options.Model = None,
     numerics: options.Numerics = "fp32",
+    backend: options.Backend = "numpy",
     memory: options.Memory = None,
     positions: options.Positions = None,
     layers: Annotated[
@@ -115,6 +116,8 @@ def trace(
     python -m tinymoe trace "Hello" --list
 
     python -m tinymoe trace --layers 3:5 --input story.safetensors -o two_layers.safetensors
+
+    python -m tinymoe trace --backend ptx --layers :1 --ids 5,6,7 -o kernels.safetensors
     """
     with report.outcome(as_json):
         given = [[one] if one is not None else None for one in (prompt, file, ids)]
@@ -130,9 +133,10 @@ def trace(
 
         opened = load(
             model,
+            backend=backend,
             numerics=numerics,
             memory=memory,
-            on_demand=span is not None,
+            on_demand=span is not None and backend == "numpy",  # kernels take weights in memory
             latent=cast("Latent", latent),
             positions=positions,
         )
@@ -140,6 +144,7 @@ def trace(
         hidden, tokens, source = _start(opened, asked, span, input_file)
         metadata = _metadata(opened, len(tokens if hidden is None else hidden))
         metadata |= {"layers": layers} if layers is not None else {}
+        metadata |= {"backend": backend} if backend != "numpy" else {}
         metadata |= source
         to = _Listed() if only_list or output is None else TraceFile(output, metadata)
         with to:
