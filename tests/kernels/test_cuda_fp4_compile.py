@@ -12,7 +12,7 @@ import pytest
 from tinymoe.core import TinymoeError
 from tinymoe.kernels.cuda.compile import build
 from tinymoe.kernels.cuda.disassemble import sass
-from tinymoe.kernels.cuda.source import source
+from tinymoe.kernels.cuda.source import names, source
 
 pytestmark = pytest.mark.kernels
 F16, BF16 = "HMMA.16816.F32", "HMMA.16816.F32.BF16"
@@ -36,6 +36,15 @@ def test_tensor_cores_are_used(name: str, arch: str) -> None:
     text = sass(build(name, arch).cubin)
     found = re.findall(r"\b[HO]MMA[.\w]*", text)
     assert {kind: found.count(kind) for kind in set(found)} == TENSOR_CORES[name]
+
+
+@pytest.mark.parametrize(("ran", "other"), [("80", "90a"), ("120a", "100a")])
+@pytest.mark.parametrize("name", [n for n in names() if re.search("fp[48]|fused|swizzle", n)])
+def test_what_runs_for_one_chip_is_what_runs_for_the_next(name: str, ran: str, other: str) -> None:
+    # so that what the PTX machine proves on two chips holds for four
+    if not source(name).only:
+        one, two = (re.sub(r"\.target .*", "", build(name, arch).ptx) for arch in (ran, other))
+        assert one == two
 
 
 def test_fp4_tensor_cores_are_of_one_chip() -> None:

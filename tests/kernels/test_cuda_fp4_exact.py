@@ -52,19 +52,6 @@ def test_all_experts_products_are_the_exact_integers(arch: str, rung: Rung) -> N
     assert np.array_equal(got, want)
 
 
-@pytest.mark.parametrize(("arch", "rung"), TARGETS)
-def test_a_network_of_experts_on_every_chip(arch: str, rung: Rung) -> None:
-    op = "expert_ffn_nvfp4_w4a4"
-    contract(op).judge(Fp4Gemm(machine(arch), rung).expert_ffn_nvfp4_w4a4, next(cases(op)))
-
-
-@pytest.mark.parametrize("arch", ["90a", "100a"])
-@pytest.mark.parametrize("op", ["quantize_nvfp4", "dequantize_mxfp4", "swizzle_scales"])
-def test_formats_on_the_other_chips(op: str, arch: str) -> None:
-    for case in cases(op):
-        contract(op).judge(getattr(Fp4Ops(machine(arch)), op), case)
-
-
 @pytest.mark.parametrize("numerics", [FP32, BF16], ids=["fp32", "bf16"])
 def test_no_bit_of_an_activation_is_lost(numerics: Numerics) -> None:
     # columns of weights with a single 1 pick numbers of x: a float32 needs all its three pieces
