@@ -15,7 +15,6 @@ from tinymoe.kernels.ptx.program import program
 from tinymoe.kernels.ptx.report import Report
 from tinymoe.kernels.ptx.schedule import run
 
-POISON = 0xFF  # what shared and local memory hold at first: NaN in every float format
 LANES = 8192
 SHARED_LIMIT = 227 * 1024  # bytes a block may have on sm_90 and sm_100; the most there is
 
@@ -136,7 +135,7 @@ class _Space:
 
     def memory(self, grain: int | None) -> Memory:
         """The memory with everything in it."""
-        memory = Memory(self.owned, grain=grain)
+        memory = Memory(self.owned, grain)
         for start, data in self.data:
             memory.data[start : start + len(data)] = np.frombuffer(data, np.uint8)
         return memory
@@ -177,7 +176,7 @@ def _layouts(card: Card, kernel: Kernel) -> None:
             owned.append(Owned(start, card.dynamic_bytes if v.dynamic else v.size, name))
             shift += 0 if v.dynamic else GAP
         grain = _grain(kernel, space) if card.races and space == "shared" else None
-        card.layouts[space] = Memory(owned, 0, POISON, grain)
+        card.layouts[space] = Memory(owned, grain, private=True)
     if not card.races:
         card.memories["global"].shadow = None
 

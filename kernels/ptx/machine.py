@@ -262,9 +262,7 @@ class Machine:
             clash = shadow.within.access(kind, words, stamp, slots)
         if clash:
             lane = int(slots[clash[0]])
-            what = f"this {kind} and {clash[1]}"
-            by = "" if "warp" in clash[1] else " by another warp"
-            self.fail(f"race in {space} memory: {what}{by}", lane)
+            self.fail(f"race in {space} memory: this {kind} and {clash[1]}", lane)
 
     def barrier(self, blocks: Array) -> None:
         """All threads of these blocks (of the batch) passed a barrier together."""

@@ -16,6 +16,7 @@ from tinymoe.kernels.ptx.race import Shadow
 
 Array = np.ndarray[Any, Any]
 GAP = 256
+POISON = 0xFF
 WIDEST = 32  # bytes: the widest access there is, ld.v8.b32
 
 
@@ -30,13 +31,17 @@ class Owned:
 
 
 class Memory:
-    """`copies` equal parts of `stride` bytes: one a block (shared), a thread (local), or one."""
+    """Equal parts of `stride` bytes: one a block (shared), one a thread (local), or just one.
+
+    `private` parts are fresh for every block or thread, and hold NaN of every format at first: what
+    relies on zeros there shows. `grain` is the narrowest access in bytes, for the race detector;
+    without it there is none.
+    """
 
     def __init__(
-        self, regions: list[Owned], copies: int = 1, fill: int = 0, grain: int | None = None
+        self, regions: list[Owned], grain: int | None = None, private: bool = False
     ) -> None:
-        """`grain`: the narrowest access in bytes, for the race detector; None: no detector."""
-        self.regions, self.fill, self.grain = regions, fill, grain
+        self.regions, self.grain, self.private = regions, grain, private
         end = max((r.start + r.size for r in regions), default=0)
         self.stride = -(-end // GAP) * GAP + GAP
         # how many bytes from here to the end of the variable, at most WIDEST: 0 is nobody's
@@ -45,12 +50,13 @@ class Memory:
             left = np.arange(region.size, 0, -1)
             self.room[region.start : region.start + region.size] = np.minimum(left, WIDEST)
         self.fixed = any(r.fixed for r in regions)
-        self._fill(copies)
+        self._fill(1)
 
     def _fill(self, copies: int) -> None:
-        self.data = np.full(self.stride * copies, self.fill, np.uint8)
+        self.data = np.full(self.stride * copies, POISON if self.private else 0, np.uint8)
         self.views = {1: self.data} | {n: self.data.view(f"u{n}") for n in (2, 4, 8)}
-        self.shadow = Shadow(len(self.data), self.grain) if self.grain else None
+        grain = self.grain
+        self.shadow = Shadow(len(self.data), grain, self.private) if grain else None
 
     def again(self, copies: int) -> Memory:
         """The same layout, fresh, so many times."""
@@ -65,10 +71,11 @@ class Memory:
         if int(np.bitwise_or.reduce(at)) & (size - 1):
             bad = int(np.argmax((at & np.uint64(size - 1)) != 0))
             return bad, f"is not aligned to its {size} bytes"
-        inside = np.minimum(at, np.uint64(self.stride - 1)).view(np.int64)
-        short = self.room.take(inside) < size
-        if short.any() or int(at.max()) >= self.stride:
-            bad = int(np.argmax(short | (at >= self.stride)))
+        beyond = int(at.max()) >= self.stride
+        inside = np.minimum(at, np.uint64(self.stride - 1)) if beyond else at
+        room = self.room.take(inside.view(np.int64))
+        if beyond or int(room.min()) < size:
+            bad = int(np.argmax((room < size) | (at >= self.stride)))
             return bad, self.whose(int(at[bad]), size)
         return None
 

@@ -11,6 +11,8 @@ Each word keeps one stamp for reads, one for writes and one for atomic updates. 
 
     stamp = block << BLOCK | barriers << WARP | warp        warp = ALL: several warps
                                                             stamp = BLOCKS: several blocks
+
+Shared memory belongs to one block, and its stamps do without the block.
 """
 
 from __future__ import annotations
@@ -32,9 +34,13 @@ AGAINST = {
 
 
 class Shadow:
-    """Stamps for `size` bytes, one for each `grain` bytes (no access is narrower)."""
+    """Stamps for `size` bytes, one for each `grain` bytes (no access is narrower).
 
-    def __init__(self, size: int, grain: int) -> None:
+    `private`: no byte is reached by more than one block.
+    """
+
+    def __init__(self, size: int, grain: int, private: bool) -> None:
+        self.private = private
         self.shift = grain.bit_length() - 1
         words = -(-size // grain)
         self.stamps = {kind: np.full(words, NOBODY) for kind in AGAINST}
@@ -55,25 +61,34 @@ class Shadow:
 
     def access(self, kind: str, words: Array, stamp: Array) -> tuple[int, str] | None:
         """Record accesses of one instruction; a conflicting one's place and with what it is."""
+        if self.private:
+            stamp = stamp & np.int64((1 << BLOCK) - 1)
         epoch = stamp & ~np.int64(ALL)
+        # most words were last touched before the last barrier, or never: one look tells
+        floor = int(epoch.min()) if self.private else 0
         for other in AGAINST[kind]:
             if not self.used[other]:
                 continue
             held = self.stamps[other].take(words)
+            if int(held.max()) < floor:
+                continue
             clash = (held != stamp) & _live(held, stamp, epoch)
             if clash.any():
-                return int(np.argmax(clash)), f"an earlier {other}"
-        return self._record(kind, words, stamp, epoch)
+                k = int(np.argmax(clash))
+                return k, f"an earlier {other} by {_by(int(held[k]), int(stamp[k]))}"
+        return self._record(kind, words, stamp, epoch, floor)
 
     def _record(
-        self, kind: str, words: Array, stamp: Array, epoch: Array
+        self, kind: str, words: Array, stamp: Array, epoch: Array, floor: int
     ) -> tuple[int, str] | None:
         stamps = self.stamps[kind]
         new = stamp
         if self.used[kind] and kind != "write":  # other writers were found above
             held = stamps.take(words)
-            mixed = (held != stamp) & _live(held, stamp, epoch)
-            if mixed.any():
+            if int(held.min()) == BLOCKS:
+                return None
+            if int(held.max()) >= floor:
+                mixed = (held != stamp) & _live(held, stamp, epoch)
                 several = np.where(held >> BLOCK == stamp >> BLOCK, epoch | ALL, BLOCKS)
                 new = np.where(mixed, several, stamp)
         self.used[kind] = True
@@ -82,11 +97,23 @@ class Shadow:
         mixed = back != new  # others touched the same word in this very instruction
         if mixed.any():
             if kind == "write":
-                return int(np.argmax(mixed)), "a write of the same instruction"
+                k = int(np.argmax(mixed))
+                by = _by(int(back[k]), int(stamp[k]))
+                return k, f"a write of the same instruction by {by}"
             same = mixed & (back >> BLOCK == stamp >> BLOCK)
             stamps[words[same]] = epoch[same] | ALL
             stamps[words[mixed & ~same]] = BLOCKS
         return None
+
+
+def _by(held: int, stamp: int) -> str:
+    """Whose stamp a word holds, for a message to whom has the other."""
+    if held == BLOCKS:
+        return "several blocks"
+    if held >> BLOCK != stamp >> BLOCK:
+        return f"block {held >> BLOCK}"
+    warp = held & ALL
+    return "several other warps" if warp == ALL else f"another warp ({warp} of the block)"
 
 
 def _live(held: Array, stamp: Array, epoch: Array) -> Array:

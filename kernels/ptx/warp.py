@@ -32,19 +32,34 @@ def shfl(kernel: Kernel, i: Instruction) -> Action:
     put = writer(kernel, first, U32)
     flag = writer(kernel, second, PRED) if second else None
     a, b, c, mask = (reader(kernel, name, U32) for name in i.operands[1:5])
+    seen: dict[tuple[int, int, int, int], tuple[Array, Array]] = {}
 
-    def run(m: Any) -> None:
-        lane = (m.lanes & 31).astype("i8")
-        offset, clamp = b(m).astype("i8") & 31, c(m).astype("i8")
+    def pattern(lanes: Array, offset: Array, clamp: Array) -> tuple[Array, Array]:
+        """The slot that each lane reads, and whether that is the one it asked for."""
+        lane, offset, clamp = lanes & 31, offset.astype("i8") & 31, clamp.astype("i8")
         segment = (clamp >> 8) & 31
         low = lane & segment
         source, valid = pick(lane, offset, low, low | (clamp & 31 & ~segment), segment)
-        source = np.where(valid, source, lane)
-        where = (m.lanes & ~31) | source
-        _present(m, where, source, mask(m))
-        value = np.zeros(m.size, "u4")
-        value[m.lanes] = a(m)
-        put(m, value[where])
+        return (lanes & ~31) | np.where(valid, source, lane), valid
+
+    def run(m: Any) -> None:
+        offset, clamp, value = b(m), c(m), m.spread(a(m))
+        first = int(m.lanes[0])
+        whole = isinstance(m.select, slice) and first % 32 == 0 and len(m.lanes) % 32 == 0
+        if whole and len(offset) == len(clamp) == 1:  # the same each time: look it up
+            key = (first, len(m.lanes), int(offset[0]), int(clamp[0]))
+            if key not in seen:
+                seen[key] = pattern(m.lanes, offset, clamp)
+            where, valid = seen[key]
+        else:
+            where, valid = pattern(m.lanes, offset, clamp)
+        _present(m, where, mask(m))
+        if whole:
+            put(m, value[where - first])
+        else:
+            scattered = np.zeros(m.size, "u4")
+            scattered[m.lanes] = value
+            put(m, scattered[where])
         if flag:
             flag(m, valid)
 
@@ -59,13 +74,14 @@ PICK: dict[str, Callable[[Array, Array, Array, Array, Array], tuple[Array, Array
 }
 
 
-def _present(m: Any, where: Array, source: Array, mask: Array) -> None:
+def _present(m: Any, where: Array, mask: Array) -> None:
     """Raise a finding where a lane reads from one that takes no part."""
-    named = (mask & BIT[source]) != 0
-    if named.all() and m.exists[where].all():
+    if len(m.lanes) == m.size and int(mask.min()) == 0xFFFFFFFF:
         return
-    k = int(np.argmax(~(named & m.exists[where])))
-    m.fail(f"reads lane {int(source[k])}, which takes no part", int(m.lanes[k]))
+    named = ((mask & BIT[where & 31]) != 0) & m.exists[where]
+    if not named.all():
+        k = int(np.argmin(named))
+        m.fail(f"reads lane {int(where[k]) & 31}, which takes no part", int(m.lanes[k]))
 
 
 def ballot(m: Any, votes: Array, mask: Array) -> Array:

@@ -38,7 +38,8 @@ class WarpWait:
         key = -1 if named else place  # any __syncwarp meets any other one, wherever it is written
         whole = isinstance(machine.select, slice) and len(lanes) % 32 == 0 and lanes[0] % 32 == 0
         if whole and key not in self.parked and int(mask.min()) == 0xFFFFFFFF:
-            self.mask[lanes] = mask
+            if machine.card.strict:
+                self.mask[lanes] = mask
             self._run(step, lanes, named)
             return place + 1
         self.mask[lanes], self.place[lanes] = mask, place
