@@ -95,8 +95,11 @@ def store(kernel: Kernel, i: Instruction) -> Action:
     sources = [reader(kernel, n, raw) for n in names]
     at, size = address(kernel, i.operands[0]), dtype.itemsize
     kind = "atomic write" if strong else "write"
+    releases = "release" in i.opcode
 
     def run(m: Any) -> None:
+        if releases:
+            m.fenced[m.lanes] = True
         values = [m.spread(s(m)) for s in sources]
         for part, memory, index in m.touch(space, m.spread(at(m)), size * count, kind):
             for k, value in enumerate(values):

@@ -59,8 +59,11 @@ def atomic(kernel: Kernel, i: Instruction) -> Action:
         raise UnsupportedError("instruction not supported")
     sources = [reader(kernel, n, dtype) for n in operands]
     prefix = op == "add" and dtype.kind in "iu" and name in TYPES
+    releases = bool({"release", "acq_rel"} & set(i.opcode))
 
     def run(m: Any) -> None:
+        if releases:
+            m.fenced[m.lanes] = True
         values = [m.spread(s(m)) for s in sources]
         for part, memory, index in m.touch(space, m.spread(at(m)), dtype.itemsize, "atomic"):
             mine = [v[part] for v in values]

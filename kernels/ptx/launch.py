@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinymoe.kernels.ptx.fences import Fences
 from tinymoe.kernels.ptx.kernel import Instruction, Kernel, PtxError
 from tinymoe.kernels.ptx.machine import GLOBAL, Card, Machine, Shape
 from tinymoe.kernels.ptx.memory import GAP, Memory, Owned
@@ -46,6 +47,7 @@ def launch(
     """
     card, buffers = _card(kernel, _shape(grid, "grid"), _shape(block, "block"), args, shared_bytes)
     card.races, card.strict, card.counting, card.seed = races, strict, counters, seed
+    card.fences = Fences(int(np.prod(card.grid)))
     _check_block(kernel, card)
     _layouts(card, kernel)
     steps = program(kernel)
@@ -177,6 +179,9 @@ def _layouts(card: Card, kernel: Kernel) -> None:
             shift += 0 if v.dynamic else GAP
         grain = _grain(kernel, space) if card.races and space == "shared" else None
         card.layouts[space] = Memory(owned, grain, private=True)
+    shadow = card.memories["global"].shadow
+    if shadow is not None:
+        shadow.pardon = card.fences.ordered
     if not card.races:
         card.memories["global"].shadow = None
 

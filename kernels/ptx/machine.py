@@ -7,13 +7,14 @@ in these arrays is its slot, 32 * warp + lane; the slots of a partial last warp 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
 
 from tinymoe.kernels.ptx import race
 from tinymoe.kernels.ptx.counters import Traffic, banks, sectors
+from tinymoe.kernels.ptx.fences import Fences
 from tinymoe.kernels.ptx.kernel import DefectError, Instruction, Kernel, PtxError
 from tinymoe.kernels.ptx.memory import Memory
 from tinymoe.kernels.ptx.operands import U32, U64, Array, DType, address, reader, writer
@@ -40,6 +41,7 @@ class Card:
     counting: bool
     seed: int
     dynamic_bytes: int = 0
+    fences: Fences = field(default_factory=lambda: Fences(0))
 
     @property
     def threads(self) -> int:
@@ -70,6 +72,7 @@ class Machine:
             self.memories[space] = card.layouts[space].again(copies)
         self.part = {"shared": self.nth, "local": slots}
         self.stamp = (self.block << race.BLOCK) | (self.thread >> 5)
+        self.fenced = np.zeros(self.size, bool)  # threads that have called __threadfence()
         self.order = race.Order(self.size // 32 if card.strict else 0)
         if card.strict:
             for memory in self.memories.values():
@@ -243,6 +246,10 @@ class Machine:
             watch(space, index, size, lanes)
         if memory.shadow is not None:
             self._race(memory.shadow, space, index, size, kind, lanes)
+            if kind[0] == "a" and space == "global":
+                reads, writes = kind != "atomic write", kind != "atomic read"
+                fenced = self.fenced[lanes]
+                self.card.fences.meet(index, self.stamp[lanes], fenced, reads, writes)
         if self.card.counting and space in self.traffic:
             count = banks if space == "shared" else sectors
             seen = self.traffic[space].get(self.now.line, Traffic())

@@ -116,15 +116,22 @@ def _nothing(machine: Any) -> None:
     pass
 
 
-@decoder("membar", "fence", "prefetch", "prefetchu", "nanosleep", "pmevent", "griddepcontrol")
+@decoder("membar", "fence")
+def fence(kernel: Kernel, i: Instruction) -> Action:
+    """`__threadfence()` and its kin: see `fences.py`; inside a block memory is in order here."""
+    mods = modifiers(i, "sc", "acq_rel", "gl", "gpu", "sys", "cta")
+    if mods & {"gl", "gpu", "sys"}:
+        return lambda m: m.fenced.__setitem__(m.select, True)
+    return _nothing
+
+
+@decoder("prefetch", "prefetchu", "nanosleep", "pmevent", "griddepcontrol")
 @decoder("applypriority", "discard", "createpolicy", "setmaxnreg")
 def accept(kernel: Kernel, i: Instruction) -> Action:
-    """Instructions that order or hint. Here memory is in order and nothing is slow."""
+    """Instructions that hint: nothing is slow here."""
     if i.opcode[0] == "createpolicy":
         put = writer(kernel, i.operands[0], U64)
         return lambda m: put(m, np.zeros(1, "u8"))
-    if i.opcode[0] == "fence" and "proxy" in i.opcode:
-        raise UnsupportedError("instruction not supported")
     return _nothing
 
 

@@ -1,7 +1,8 @@
 """The race detector: who touched each word of memory since the last barrier.
 
 Two accesses to a word conflict when they come from different warps, no barrier lies between
-them, one of them writes, and they are not both atomic. Blocks have no barrier between them at all.
+them, one of them writes, and they are not both atomic. Blocks have no barrier between them; what
+puts them in order is in `fences.py`.
 In strict mode the same holds for two lanes of one warp, which only `__syncwarp` puts in order:
 a shuffle or a vote exchanges values and orders no memory (CUDA C++ Programming Guide, warp
 functions).
@@ -17,6 +18,7 @@ Shared memory belongs to one block, and its stamps do without the block.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,7 @@ class Shadow:
         self.stamps = {kind: np.full(words, NOBODY) for kind in AGAINST}
         self.used = dict.fromkeys(AGAINST, False)
         self.within: Within | None = None  # strict mode
+        self.pardon: Callable[[Array, Array], Array] | None = None  # fences between blocks
         self.count = words
 
     def watch_lanes(self, order: Order) -> None:
@@ -73,6 +76,9 @@ class Shadow:
             if int(held.max()) < floor:
                 continue
             clash = (held != stamp) & _live(held, stamp, epoch)
+            if self.pardon is not None and clash.any():
+                some = np.flatnonzero(clash)
+                clash[some] = ~self.pardon(held[some], stamp[some])
             if clash.any():
                 k = int(np.argmax(clash))
                 return k, f"an earlier {other} by {_by(int(held[k]), int(stamp[k]))}"

@@ -62,6 +62,15 @@ CASES = {
     "wait": Case("still running after", "while", [7], 2, 32, (), np.zeros(1, "i4"), 1),
     "last": Case("a different value to the same address", "= in[threadIdx.x]", [X[31]], 1, 32),
     "lock": Case("still running after", "atomicCAS", [32], 1, 32, (), np.zeros(1, "i4"), 1),
+    "last_block": Case(
+        "race in global memory: this read and an earlier write by block 0",
+        "parts[b]",
+        [2 * X[:5].sum()],
+        5,
+        64,
+        (np.zeros(5, "i4"), np.zeros(1, "i4")),
+        size=1,
+    ),
     "local": Case("the local address", "+ extra", X[(T[:32] + X[:32] % 8) & 31], 1, 32),
 }
 
@@ -70,7 +79,7 @@ def run(name: str, case: Case) -> np.ndarray[Any, Any]:
     """Launch one kernel of a pair; what it wrote."""
     out = np.zeros(case.size, "i4")
     given = case.given.copy()
-    args = [out, given, *case.extra]
+    args = [out, given, *(x.copy() for x in case.extra)]
     launch(KERNELS[name], case.grid, case.block, args, 20_000, **case.options)
     return out
 

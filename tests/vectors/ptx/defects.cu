@@ -219,3 +219,26 @@ template <int extra> __device__ void local_array(int *out, const int *in) {
 }
 KERNEL local_bad(int *out, const int *in) { local_array<4>(out, in); }
 KERNEL local_good(int *out, const int *in) { local_array<0>(out, in); }
+
+// The last block to finish sums what all wrote: each must fence between its number and the count.
+template <bool good> __device__ void last_block(int *out, const int *in, int *parts, int *done) {
+  __shared__ bool last;
+  if (threadIdx.x == 0) {
+    parts[blockIdx.x] = 2 * in[blockIdx.x];
+    if (good) __threadfence();
+    last = atomicAdd(done, 1) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (last && threadIdx.x == 0) {
+    int sum = 0;
+    for (int b = 0; b < gridDim.x; b++) sum += parts[b];
+    out[0] = sum;
+    *done = 0;
+  }
+}
+KERNEL last_block_bad(int *out, const int *in, int *parts, int *done) {
+  last_block<false>(out, in, parts, done);
+}
+KERNEL last_block_good(int *out, const int *in, int *parts, int *done) {
+  last_block<true>(out, in, parts, done);
+}
