@@ -7,6 +7,9 @@
 // x: codes (T, K/2) and scales (T, K/BLOCK), or float32 (T, K); w: codes (N, K/2), scales
 // (N, K/BLOCK). Products are exact; sums over k are float32, in the tensor core's order. 128
 // threads, grid (N / 128, T / 16) rounded up. grouped_gemm_nvfp4_mma.cu does this for experts.
+//
+// What it leaves out, to stay readable: copies that run ahead of their use (cp.async), and tiles of
+// more rows, by which a long prompt would decode each weight fewer times. Nobody has timed it.
 
 #define BOUNDS __launch_bounds__(WARPS * WARP)
 #define W_AND_SIZES const u8 *w_codes, const u8 *w_scales, float alpha, int T, int N, int K

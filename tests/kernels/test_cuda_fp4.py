@@ -12,9 +12,11 @@ from tests.kernels.fp4_cases import cases, ends, of_nothing
 from tests.kernels.model_kernels import keeps_contract, machine
 from tinymoe.core import Array
 from tinymoe.kernels.contracts import contract
+from tinymoe.kernels.cuda.low_precision import implementations
 from tinymoe.kernels.cuda.ops_fp4 import Fp4Ops
 from tinymoe.kernels.cuda.ops_fp4_gemm import Fp4Gemm
 from tinymoe.kernels.formats_ops import dequantize_mxfp4
+from tinymoe.kernels.rows_formats import ROWS
 
 pytestmark = pytest.mark.kernels
 FORMATS = (
@@ -91,6 +93,13 @@ def read_by_ones(
 def flushed(x: Array) -> Array:
     """Subnormals, of bytes 0 and 1 here, to zero: under -ftz=true a kernel may."""
     return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.float32(0), x)
+
+
+def test_every_row_of_the_table_has_kernels_and_each_chip_its_own() -> None:
+    for arch, rung in (("80", "mma"), ("100a", "mma"), ("120a", "sm120")):
+        kernels = implementations(machine(arch))
+        assert list(kernels) == [row.name for row in ROWS]
+        assert kernels["gemm_nvfp4_w4a4"].__self__.rung == rung  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("op", [*FORMATS, *PLAIN, *GROUPED, NETWORK])
