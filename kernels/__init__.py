@@ -20,10 +20,10 @@ def _ptx() -> Ops:
     return ptx_ops()
 
 
-def _numba() -> Ops:
+def _numba(threads: int | None = None) -> Ops:
     from tinymoe.kernels.cpu.backend import numba_ops
 
-    return numba_ops()
+    return numba_ops(threads)
 
 
 def _cuda() -> Ops:
@@ -40,8 +40,8 @@ BACKENDS: dict[str, Callable[[], Ops]] = {
 }
 
 
-def ops(backend: str) -> Ops:
-    """The ops of a backend by name.
+def ops(backend: str, threads: int | None = None) -> Ops:
+    """The ops of a backend by name. `threads`: of "numba"; None: the cores that there are.
 
     >>> ops("numpy").route.__module__
     'tinymoe.model.router'
@@ -50,6 +50,13 @@ def ops(backend: str) -> Ops:
         raise TinymoeError(
             f"unknown backend {backend!r}: expected one of {', '.join(map(repr, BACKENDS))}"
         )
+    if threads is not None:
+        if backend != "numba":
+            raise TinymoeError(
+                f"threads are chosen for the backend 'numba' alone, got {threads} for {backend!r}; "
+                "NumPy takes those of its linear algebra (OPENBLAS_NUM_THREADS)"
+            )
+        return _numba(threads)
     return BACKENDS[backend]()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
@@ -24,6 +24,7 @@ from tinymoe.core import (
 from tinymoe.engine import Engine
 from tinymoe.families import load_params, read_config
 from tinymoe.kernels import ops
+from tinymoe.model.on_demand import Reads
 from tinymoe.model.ops import DEFINITION, Ops
 from tinymoe.model.params import Params
 from tinymoe.model.transformer import no_tap
@@ -97,7 +98,7 @@ def load(
         chosen,
         computed_by,
         memory=memory,
-        on_demand=on_demand or backend == "numba",  # which holds the weights in its own form
+        on_demand=on_demand,
         latent=latent,
         positions=positions,
     )
@@ -132,8 +133,25 @@ class Model:
         read = read_config(checkpoint.config, positions)
         self.config: ModelConfig = in_form(read, latent or "expanded")  # of logits and traces
         self.generating: ModelConfig = in_form(read, latent or "absorbed")
-        self.params: Params = load_params(checkpoint, self.config, numerics, memory, on_demand)
+        # a step that holds weights in a form of its own reads them once, layer by layer
+        self._packs = ops.step is not None and ops.step.covers(self.generating, numerics)
+        self.params: Params = load_params(
+            checkpoint, self.config, numerics, memory, on_demand or self._packs
+        )
         self._tokenizer: Tokenizer | None = None
+
+    @property
+    def reads(self) -> Reads | None:
+        """What was read so far of weights that are read on demand; None: they are in memory."""
+        return None if self._packs else self.params.reads
+
+    def prepare(self, report: Callable[[str, int, int], None] | None = None) -> None:
+        """What else would be done at the first token: the backend's own form of the weights.
+
+        `report` is told what is done, how much of it, and of how much.
+        """
+        if self.ops.step is not None:
+            self.ops.step.prepare(self.params, self.generating, self.numerics, report)
 
     @property
     def tokenizer(self) -> Tokenizer:

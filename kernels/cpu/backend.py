@@ -40,6 +40,10 @@ class CompiledStep:
         self._params: Params | None = None
         self._step: Step | None = None
 
+    def covers(self, config: ModelConfig, numerics: Numerics) -> bool:
+        """Every part of the model has its kernels."""
+        return uncovered(config, numerics) is None
+
     def prepare(
         self,
         params: Params,

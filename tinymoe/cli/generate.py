@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from tinymoe.cli import options, prompts, report
+from tinymoe.cli import backends, options, prompts, report
 from tinymoe.core import TinymoeError
 
 if TYPE_CHECKING:
-    from tinymoe.api import Model, Token
+    from tinymoe.api import Latent, Model, Token
     from tinymoe.cli.stats import Answer, Work
     from tinymoe.core import Sampling
 
@@ -53,7 +53,8 @@ def generate(
     ignore_eos: options.IgnoreEos = False,
     model: options.Model = None,
     numerics: options.Numerics = "fp32",
-    backend: options.Backend = "numpy",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
     memory: options.Memory = None,
     latent: options.Latent = "absorbed",
     positions: options.Positions = None,
@@ -99,7 +100,25 @@ def generate(
     with report.outcome(as_json):
         asked = prompts.collect(prompt, file, ids)
         _check_chat(chat, system, asked, as_json)
-        opened, load_seconds = _open(model, numerics, backend, memory, latent, positions)
+        backend = backends.choose(
+            backend, model, numerics, threads=threads, memory=memory, positions=positions
+        )
+        backends.check(backend, memory)
+        from tinymoe.api import load
+
+        begin = time.perf_counter()
+        opened = load(
+            model,
+            backend=backend,
+            threads=threads,
+            numerics=numerics,
+            memory=memory,
+            latent=cast("Latent", latent),
+            positions=positions,
+        )
+        report.say_if_on_demand(opened.reads)
+        backends.make_ready(opened, backend)
+        load_seconds = time.perf_counter() - begin
         chosen = opened.default_sampling(
             **_given(
                 temperature=temperature,
@@ -133,7 +152,7 @@ def generate(
         if stats:
             from tinymoe.cli.stats import show as show_stats
 
-            show_stats(work, settings, opened.params.reads)
+            show_stats(work, settings, opened.reads)
         if work.interrupted:
             raise typer.Exit(report.INTERRUPTED)
 
@@ -154,30 +173,6 @@ def _check_chat(chat: bool, system: str | None, asked: list[prompts.Prompt], as_
             "--chat without a prompt is a conversation and needs a terminal (and no --json): "
             'give a message, as in --chat "Who are you?"'
         )
-
-
-def _open(
-    model: Any,
-    numerics: str,
-    backend: Any,
-    memory: str | None,
-    latent: Any,
-    positions: int | None,
-) -> tuple[Model, float]:
-    """The model, and the seconds it took to read it."""
-    from tinymoe.api import load
-
-    begin = time.perf_counter()
-    opened = load(
-        model,
-        backend=backend,
-        numerics=numerics,
-        memory=memory,
-        latent=latent,
-        positions=positions,
-    )
-    report.say_if_on_demand(opened.params.reads)
-    return opened, time.perf_counter() - begin
 
 
 def _prepare(
@@ -258,7 +253,7 @@ def _as_dict(model: Model, work: Work, backend: str) -> dict[str, Any]:
         "interrupted": work.interrupted,
         "answers": [_answer(answer, work.begin) for answer in work.answers],
         "stats": as_dict(work),
-        "weights": describe(model.params.reads),
+        "weights": describe(model.reads),
     }  # fmt: skip
 
 

@@ -140,7 +140,7 @@ def trace(
             latent=cast("Latent", latent),
             positions=positions,
         )
-        report.say_if_on_demand(opened.params.reads)
+        report.say_if_on_demand(opened.reads)
         hidden, tokens, source = _start(opened, asked, span, input_file)
         metadata = _metadata(opened, len(tokens if hidden is None else hidden))
         metadata |= {"layers": layers} if layers is not None else {}
@@ -248,7 +248,7 @@ def _metadata(model: Model, tokens: int) -> dict[str, str]:
 
 def _model_hash(model: Model) -> dict[str, str]:
     """Of all weights where all were read; else of the headers, not to read them for this."""
-    if model.params.reads is None:
+    if model.reads is None:
         return {"model_sha256": model.checkpoint.hash()}
     return {"model_headers_sha256": model.checkpoint.hash_headers()}
 
@@ -264,7 +264,7 @@ def _report(
 
     shapes = {name: list(shape) for name, shape in found.shapes.items()}
     dtypes = {name: str(dtype) for name, dtype in found.dtypes.items()}
-    reads = model.params.reads
+    reads = model.reads
     if as_json:
         report.print_json({
             "output": None if output is None else str(output),

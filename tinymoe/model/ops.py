@@ -8,10 +8,53 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-from tinymoe.core import Array, Permutation, Routing
+from tinymoe.core import (
+    Array,
+    Batch,
+    ModelConfig,
+    Numerics,
+    PagedKeysValues,
+    Permutation,
+    Routing,
+    Tap,
+)
 from tinymoe.model import attention, experts, linear_attention, norm, precision, rope, router
 from tinymoe.model.linear_attention import Carried
+
+if TYPE_CHECKING:
+    from tinymoe.model.params import Params
+
+
+class Step(Protocol):
+    """All layers at once, from an implementation that has them compiled into one."""
+
+    def covers(self, config: ModelConfig, numerics: Numerics) -> bool:
+        """Whether all of a model is; if not, its layers run op by op."""
+        ...
+
+    def prepare(
+        self,
+        params: Params,
+        config: ModelConfig,
+        numerics: Numerics,
+        report: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        """What it would otherwise do at the first call: its own form of the weights."""
+        ...
+
+    def __call__(
+        self,
+        params: Params,
+        config: ModelConfig,
+        batch: Batch,
+        cache: PagedKeysValues,
+        numerics: Numerics,
+        tap: Tap,
+    ) -> Array:
+        """As `forward`: logits (R, V)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +73,9 @@ class Ops:
     permute: Callable[..., Permutation]
     expert_ffn: Callable[..., Array]
     combine: Callable[..., Array]
-    # all layers at once, `step(params, config, batch, cache, numerics, tap) -> logits`, where an
-    # implementation has them compiled into one; None: `forward` walks through the layers
-    step: Callable[..., Array] | None = None
+    # `linear` where no op of the table is at work: dense layers, shared experts, the head
+    outside: Callable[..., Array] = precision.linear
+    step: Step | None = None  # None: `forward` walks through the layers
 
 
 DEFINITION = Ops(

@@ -1,0 +1,29 @@
+"""Every kernel there is, found in the modules that define them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pkgutil import iter_modules
+
+from tinymoe.kernels import cpu
+from tinymoe.kernels.cpu.kernel import Kernel
+from tinymoe.kernels.cpu.multiply import multiply
+from tinymoe.kernels.cpu.tiles import FORMATS
+
+APART = ("ready", "every")  # modules that define none
+
+
+def every_kernel() -> Iterator[Kernel]:
+    """Each once, those of a plain step first."""
+    seen: set[int] = set()
+    for name in FORMATS:
+        yield multiply(name)
+    for module in iter_modules(cpu.__path__):
+        if module.name in APART:
+            continue
+        found = importlib.import_module(f"tinymoe.kernels.cpu.{module.name}")
+        for value in vars(found).values():
+            if isinstance(value, Kernel) and id(value) not in seen:
+                seen.add(id(value))
+                yield value

@@ -1,0 +1,119 @@
+"""Which backend a command computes with, and what its user is told while that is made ready."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tinymoe.core import TinymoeError
+
+if TYPE_CHECKING:
+    from tinymoe.api import Model
+
+AUTO = "auto"
+COMPILED = ("fp32", "bf16")  # numerics that the compiled kernels compute in
+ROOM = 0.7  # of the memory available, for weights in the compiled kernels' own form
+SILENT = 1.0  # seconds that making ready may take before it is worth a word
+
+
+def choose(
+    backend: str,
+    model: Any,
+    numerics: str,
+    *,
+    threads: int | None = None,
+    memory: str | None = None,
+    positions: int | None = None,
+) -> str:
+    """What `auto` means here: numba if it is compiled and has kernels for the model, else numpy.
+
+    Where it is not compiled yet it is from now on, in the background. Asked for by name, a
+    backend is taken as it is.
+    """
+    if backend != AUTO:
+        return backend
+    if threads is not None:
+        return "numba"
+    if numerics not in COMPILED or memory is not None:
+        return "numpy"
+    from tinymoe.kernels.cpu import ready
+
+    if not ready.is_ready():
+        if ready.start_compiling():
+            _say(
+                "computing with NumPy; faster kernels are being compiled in the background, for "
+                "next time (--backend numba waits for them)"
+            )
+        return "numpy"
+    return "numba" if _fits(model, numerics, positions) else "numpy"
+
+
+def _fits(model: Any, numerics: str, positions: int | None) -> bool:
+    """The kernels cover all of the model, and there is memory for its weights."""
+    from tinymoe.api import shipped_model
+    from tinymoe.checkpoint import Checkpoint
+    from tinymoe.core import NUMERICS
+    from tinymoe.families import read_config
+    from tinymoe.families.memory import available_memory
+    from tinymoe.kernels.cpu.step import uncovered
+
+    checkpoint = Checkpoint.open(model or shipped_model())
+    if uncovered(read_config(checkpoint.config, positions), NUMERICS[numerics]) is not None:
+        return False
+    stored = sum(file.stat().st_size for file in checkpoint.path.glob("*.safetensors"))
+    free = available_memory()
+    return free is None or stored < ROOM * free
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say on stderr what takes long before the first token: kernels being compiled."""
+    from tinymoe.kernels.cpu.backend import on_compile
+
+    begin, said = time.perf_counter(), False
+
+    def report(name: str) -> None:
+        nonlocal said
+        if not said and time.perf_counter() - begin > SILENT:
+            _say(f"compiling kernels, once ({name} ...)")
+            said = True
+
+    on_compile(report)
+    try:
+        yield
+    finally:
+        on_compile(None)
+
+
+def make_ready(model: Model, backend: str) -> None:
+    """Lay out the weights for the compiled kernels, with a word if that takes long."""
+    if backend != "numba":
+        return
+    begin, shown = time.perf_counter(), False
+
+    def report(what: str, done: int, of: int) -> None:
+        nonlocal shown
+        if time.perf_counter() - begin > SILENT and sys.stderr.isatty():
+            print(f"\r{what}: {done} of {of} layers ", end="", file=sys.stderr, flush=True)
+            shown = True
+
+    with told():
+        model.prepare(report)
+    if shown:
+        print(file=sys.stderr)
+
+
+def check(backend: str, memory: str | None) -> None:
+    """What does not go together."""
+    if backend == "numba" and memory is not None:
+        raise TinymoeError(
+            "--memory is for weights that are read when they are used, which the backend numpy "
+            "does: add --backend numpy, or leave --memory out"
+        )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
