@@ -1,8 +1,9 @@
 """`atom` and `red`: read, change and write a word as one.
 
-The threads of one instruction that share an address go one after the other, by ascending slot (on
-a GPU in any order). Those at different addresses go together, so the work is as many rounds as
-the most crowded address has threads, except for integer sums, which are prefix sums.
+The threads of one instruction that share an address go one after the other: by ascending slot, or
+in an order drawn from the launch's seed (on a GPU in any order). Those at different addresses go
+together, so the work is as many rounds as the most crowded address has threads, except for integer
+sums, which are prefix sums.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def atomic(kernel: Kernel, i: Instruction) -> Action:
         values = [m.spread(s(m)) for s in sources]
         for part, memory, index in m.touch(space, m.spread(at(m)), dtype.itemsize, "atomic"):
             mine = [v[part] for v in values]
-            old = (_sums if prefix else _rounds)(memory, index, dtype, mine, change)
+            turns = _turns(m, index)
+            old = (_sums if prefix else _rounds)(memory, index, dtype, mine, change, turns)
             if put and isinstance(part, slice):
                 put(m, old)
             elif put:
@@ -94,9 +96,18 @@ def _change(op: str, name: str) -> tuple[DType, Change]:
     return TYPES[name], OPERATIONS[op]
 
 
-def _sums(memory: Any, index: Array, dtype: DType, values: list[Array], _: Change) -> Array:
+def _turns(m: Any, index: Array) -> Array:
+    """The threads (N,) sorted by address, and those at one address in the order they go."""
+    if not m.card.seed:
+        return np.argsort(index, kind="stable")
+    drawn = m.random.permutation(len(index))
+    return drawn[np.argsort(index[drawn], kind="stable")]
+
+
+def _sums(
+    memory: Any, index: Array, dtype: DType, values: list[Array], _: Change, order: Array
+) -> Array:
     """Integer sums: what each thread finds is the word plus the operands before it."""
-    order = np.argsort(index, kind="stable")
     at, add = index[order], values[0][order]
     start = np.flatnonzero(np.diff(at, prepend=-1))
     before = np.cumsum(add, dtype=dtype) - add
@@ -110,9 +121,10 @@ def _sums(memory: Any, index: Array, dtype: DType, values: list[Array], _: Chang
     return out
 
 
-def _rounds(memory: Any, index: Array, dtype: DType, values: list[Array], change: Change) -> Array:
+def _rounds(
+    memory: Any, index: Array, dtype: DType, values: list[Array], change: Change, order: Array
+) -> Array:
     """Any operation: in round k the k-th thread of each address."""
-    order = np.argsort(index, kind="stable")
     at = index[order]
     start = np.flatnonzero(np.diff(at, prepend=-1))
     size = np.diff(start, append=len(at))

@@ -2,9 +2,10 @@
 
 Blocks have no barrier, so for the race detector two of them always conflict, but for one pattern:
 a thread calls `__threadfence()` and then updates a flag by an atomic (or stores it with
-`.release`), and a thread of another block reads that flag by an atomic. What the first block did before is then
-in order before what the second does after: all that lies behind its last barrier, and what the
-warp of the releasing thread did itself. A thread hands on what it has learnt in the same way.
+`.release`), and a thread of another block reads that flag by an atomic. What the first block did
+before is then in order before what the second does after: all that lies behind its last barrier,
+and what the warp of the releasing thread did itself. A thread hands on what it has learnt in the
+same way.
 
 Not looked at: whether the value read is the one that was released, and accesses between the fence
 and the flag. Both count as ordered.

@@ -42,7 +42,8 @@ def launch(
 
     `races` looks for races between warps, `strict` for those within a warp too, `counters` for bank
     conflicts and uncoalesced accesses. About `together` threads run at the same time: blocks that
-    wait for one another have to be among them. `seed` steers the order of threads where it is free.
+    wait for one another have to be among them. `seed` draws who goes first where that is free:
+    among the threads that update one word, and now and then among those at different places.
     Raises DefectError (kernel, block, thread, lines) for a defect, PtxError for a bad call.
     """
     card, buffers = _card(kernel, _shape(grid, "grid"), _shape(block, "block"), args, shared_bytes)

@@ -63,6 +63,7 @@ class Machine:
         self.block = first + self.nth
         self.blocks = count
         self.lanes, self.select = slots, slice(0, self.size)  # type: Array, slice | Array
+        self.random = np.random.default_rng((card.seed, first))  # orders that are free
         self.registers: dict[str, Array] = {}
         self.state: dict[str, Any] = {}
         self.watchers: list[Callable[[str, Array, int, Array], None]] = []

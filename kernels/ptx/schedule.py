@@ -13,6 +13,7 @@ from tinymoe.kernels.ptx.barriers import Barriers
 from tinymoe.kernels.ptx.machine import Machine
 from tinymoe.kernels.ptx.operands import Array
 from tinymoe.kernels.ptx.program import BARRIER, BRANCH, EXIT, TRAP, Step
+from tinymoe.kernels.ptx.stall import Stall
 from tinymoe.kernels.ptx.warp_wait import WarpWait
 
 END = 1 << 60
@@ -29,8 +30,8 @@ class Schedule:
         self.live = machine.exists.copy()
         self.ready: dict[int, list[Array]] = {0: [np.flatnonzero(machine.exists)]}
         self.barriers = Barriers(machine, self.live)
+        self.stall = Stall(machine)
         self.warps = WarpWait(machine, program, self.live)
-        self.random = np.random.default_rng(machine.card.seed)
 
     def run(self) -> None:
         """Raise DefectError where the threads cannot go on."""
@@ -44,7 +45,11 @@ class Schedule:
             if fair:
                 self._release(idle=False)
             places = sorted(self.ready)
-            place = int(self.random.choice(places)) if fair else places[0]
+            if self.stall.goes_in_circles(self.turns, self.ready):
+                self.machine.now = self.program[places[0]].instruction
+                lane = int(self.ready[places[0]][0][0])
+                self.machine.fail("waits without end: nothing changes any more", lane)
+            place = int(self.machine.random.choice(places)) if fair else places[0]
             groups = self.ready.pop(place)
             lanes = groups[0] if len(groups) == 1 else np.sort(np.concatenate(groups))
             self._straight(place, lanes, min((p for p in self.ready if p > place), default=END))
@@ -73,7 +78,8 @@ class Schedule:
                 self.turns += 1
                 if self.turns % FAIR == 0:
                     self._release(idle=False)
-                if self.ready:  # others may be there already, or starve
+                # others may be there already, or starve
+                if self.ready or self.stall.looking(self.turns):
                     self.push(place, lanes)
                     return
                 continue

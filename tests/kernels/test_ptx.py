@@ -108,6 +108,18 @@ def test_a_misaligned_vector_load_is_found() -> None:
         launch(KERNELS["vector_load"], 1, 32, [out, x, np.int32(1)])
 
 
+def test_a_long_loop_is_not_a_stall_and_its_steps_can_be_bounded() -> None:
+    text = """.entry k(.param .u64 out, .param .u32 n) { .reg .b32 %r, %n; .reg .b64 %o;
+        .reg .pred %p; ld.param.u32 %n, [n]; mov.u32 %r, 0; AGAIN: add.u32 %r, %r, 1;
+        setp.lt.u32 %p, %r, %n; @%p bra AGAIN; ld.param.u64 %o, [out];
+        st.global.u32 [%o], %r; ret; }"""
+    kernel, out = parse(text)["k"], np.zeros(1, "u4")
+    launch(kernel, 1, 1, [out, np.uint32(20_000)])
+    assert out[0] == 20_000
+    with pytest.raises(PtxError, match="still running after 500 steps"):
+        launch(kernel, 1, 1, [out, np.uint32(20_000)], 500)
+
+
 def test_different_barriers_are_found() -> None:
     with pytest.raises(PtxError, match="different barriers"):
         launch(KERNELS["barrier_for_some"], 1, 64, [np.zeros(64, "i4")])

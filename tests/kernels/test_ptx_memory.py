@@ -205,6 +205,21 @@ def test_compare_and_swap_takes_one_winner() -> None:
     assert out.tolist() == [0] + [1] * 31
 
 
+def test_a_seed_draws_who_comes_first() -> None:
+    # places taken by atomicAdd: a kernel whose result depends on them must not be called stable
+    body = """ld.param.u64 %a0, [p0]; atom.global.add.u32 %r0, [%a0], 1;
+        st.global.u32 [%o], %r0"""
+    taken = []
+    for seed in (0, 1, 2, 1):
+        out = np.zeros(32, "u4")
+        run(body, out, np.zeros(1, "u4"), seed=seed)
+        assert sorted(out) == list(range(32))
+        taken.append(out.tolist())
+    assert taken[0] == list(range(32))
+    assert taken[1] == taken[3]
+    assert taken[1] != taken[2]
+
+
 def test_float_atomics_are_sums_in_order() -> None:
     total = np.zeros(1, "f4")
     values = np.random.default_rng(2).standard_normal(32).astype("f4")
