@@ -11,7 +11,6 @@
 // What it leaves out, to stay readable: copies that run ahead of their use (cp.async), and tiles of
 // more rows, by which a long prompt would decode each weight fewer times. Nobody has timed it.
 
-#define BOUNDS __launch_bounds__(WARPS * WARP)
 #define W_AND_SIZES const u8 *w_codes, const u8 *w_scales, float alpha, int T, int N, int K
 #define ROW0 blockIdx.y * TILE_ROWS
 #define WEIGHT Rows{w_codes, w_scales, N, K}, blockIdx.x * TILE_COLUMNS, alpha

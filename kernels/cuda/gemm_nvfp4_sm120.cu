@@ -2,7 +2,6 @@
 // arch: 120a
 // W4A4 on FP4 tensor cores: gemm_nvfp4_mma.cu with another way to multiply, and the same arguments.
 
-#define BOUNDS __launch_bounds__(WARPS * WARP)
 #define W_AND_SIZES const u8 *w_codes, const u8 *w_scales, float alpha, int T, int N, int K
 #define ROW0 blockIdx.y * TILE_ROWS
 #define WEIGHT Rows{w_codes, w_scales, N, K}, blockIdx.x * TILE_COLUMNS, alpha

@@ -6,7 +6,6 @@
 // tensor scales as multipliers, not read for MXFP4, which has none; out (S, N). 128 threads, grid
 // (N / 128 rounded up, tiles at worst).
 
-#define BOUNDS __launch_bounds__(WARPS * WARP)
 #define EXPERTS_AND_SIZES                                                                       \
   const u8 *w_codes, const u8 *w_scales, const float *alphas, const int *tiles, int N, int K
 #define SAME w_codes, w_scales, alphas, tiles, N, K

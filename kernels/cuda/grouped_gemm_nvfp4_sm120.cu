@@ -2,7 +2,6 @@
 // arch: 120a
 // grouped_gemm_nvfp4_mma.cu on FP4 tensor cores, W4A4: another way to multiply, the same arguments.
 
-#define BOUNDS __launch_bounds__(WARPS * WARP)
 #define EXPERTS_AND_SIZES                                                                       \
   const u8 *w_codes, const u8 *w_scales, const float *alphas, const int *tiles, int N, int K
 #define SAME w_codes, w_scales, alphas, tiles, N, K

@@ -12,6 +12,10 @@
 
 #define WARP_ID (threadIdx.x / WARP)
 
+// Four blocks on a multiprocessor at least, so 128 registers a thread. Not told so, ptxas aims at
+// more blocks than that and spills 16 bytes of one kernel to memory.
+#define BOUNDS __launch_bounds__(WARPS * WARP, 4)
+
 typedef float Sums[4][4];  // [group of 8 columns][d of tensor_core.cuh]
 
 // The row of a matrix that a lane loads: its own, or the last.

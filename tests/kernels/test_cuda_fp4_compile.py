@@ -33,7 +33,9 @@ EVERY = [(name, arch) for name in TENSOR_CORES for arch in source(name).arches]
 @pytest.mark.parametrize(("name", "arch"), EVERY)
 def test_tensor_cores_are_used(name: str, arch: str) -> None:
     # inline PTX that ptxas takes may still become something slow; the SASS is what runs
-    text = sass(build(name, arch).cubin)
+    made = build(name, arch)
+    assert max(made.registers.values()) <= 128  # four blocks of 128 threads on 65,536 registers
+    text = sass(made.cubin)
     found = re.findall(r"\b[HO]MMA[.\w]*", text)
     assert {kind: found.count(kind) for kind in set(found)} == TENSOR_CORES[name]
 
