@@ -9,7 +9,8 @@ from numba import njit
 from tinymoe.kernels.cpu.batch import own, share, word
 from tinymoe.kernels.cpu.kernel import arguments, call_helper, kernel
 from tinymoe.kernels.cpu.maths import sigmoid, silu
-from tinymoe.kernels.cpu.multiply import SCRATCH
+from tinymoe.kernels.cpu.multiply import SCRATCH, multiply
+from tinymoe.kernels.cpu.pack import Packed
 from tinymoe.kernels.cpu.rows import kept
 from tinymoe.kernels.cpu.simd import (
     f64_of,
@@ -79,7 +80,7 @@ def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
         factor_bits,
         kind,
         rounding,
-        multiply,
+        multiply_it,
     ) = arguments(args, 18)
     factor = f64_of(factor_bits)
     scratch = own(batch, thread)
@@ -95,7 +96,7 @@ def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
             put_i64(starts + 8 * t, x + 4 * x_stride * row)
         for pair in range(first, last):
             call_helper(
-                multiply, weight + pair * pair_bytes, columns, starts, tokens, sums, scratch
+                multiply_it, weight + pair * pair_bytes, columns, starts, tokens, sums, scratch
             )
             for t in range(tokens):
                 to = out + 4 * out_stride * (done + t)
@@ -149,7 +150,7 @@ def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
         limit_bits,
         alpha_bits,
         rounding,
-        multiply,
+        multiply_it,
     ) = arguments(args, 19)
     limit, alpha = f64_of(limit_bits), f64_of(alpha_bits)
     scratch = own(batch, thread)
@@ -171,7 +172,7 @@ def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
             item += pairs
             for pair in range(mine, pairs, threads):
                 at = weight + (expert * pairs + pair) * pair_bytes
-                call_helper(multiply, at, columns, starts, tokens, sums, scratch)
+                call_helper(multiply_it, at, columns, starts, tokens, sums, scratch)
                 for t in range(tokens):
                     to = out + 4 * out_stride * i64_at(order + 8 * (done + t))
                     place = 32 * pair
@@ -184,3 +185,15 @@ def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
                     else:
                         v = _activated(low, high, kind, limit, alpha)
                         store(to + 64 * pair, kept(v, rounding))
+
+
+def tiles_of(weight: Packed) -> dict[str, Any]:
+    """The arguments of both kernels that say where a weight lies."""
+    return {
+        "weight": weight.data,
+        "pair_bytes": weight.pair_bytes,
+        "pairs": weight.pairs,
+        "columns": weight.padded,
+        "scales": weight.row_scales,
+        "multiply": multiply(weight.form.name),
+    }
