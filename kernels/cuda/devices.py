@@ -6,7 +6,9 @@ with a stand-in for CuPy that checks what is handed to it.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,7 +141,8 @@ class CupyDevice:
         capability = self.cupy.cuda.Device().compute_capability  # "90", "120"
         # the `a` opens this one chip's own instructions; CuPy itself never asks for it
         self.arch = capability + ("a" if int(capability) >= 90 else "")
-        self._folder = tempfile.TemporaryDirectory(prefix="tinymoe_cubin_")
+        self._folder = Path(tempfile.mkdtemp(prefix="tinymoe_cubin_"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._modules: dict[tuple[str, tuple[str, ...]], tuple[Any, str]] = {}
         self._kernels: dict[tuple[str, str, tuple[str, ...]], Kernel] = {}
 
@@ -163,7 +166,7 @@ class CupyDevice:
         if key not in self._modules:
             made = build(source, self.arch, defines)
             binary = bool(made.cubin)  # else committed PTX, which the driver translates
-            path = Path(self._folder.name) / f"{len(self._modules)}.{'cubin' if binary else 'ptx'}"
+            path = self._folder / f"{len(self._modules)}.{'cubin' if binary else 'ptx'}"
             path.write_bytes(made.cubin if binary else made.ptx.encode())
             self._modules[key] = self.cupy.RawModule(path=str(path)), made.ptx
         return self._modules[key]

@@ -190,6 +190,12 @@ class _Watched(np.ndarray[Any, np.dtype[Any]]):
             keywords["out"] = tuple(a.view(np.ndarray) for a in keywords["out"])
         return getattr(ufunc, method)(*plain, **keywords)
 
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        if not isinstance(found, np.ndarray):
+            self._check("takes a number from")
+        return found
+
     def __setitem__(self, key: Any, value: Any) -> None:
         self._check("writes into")
         super().__setitem__(key, value)

@@ -2,6 +2,10 @@
 
 Plain functions; `cuda.jit(scores)` makes one a kernel for a GPU, on which nobody has run them yet.
 What they must equal: tinymoe/model/router.py.
+
+Where a warp works on a row, all its lanes go round the loop equally often, and those past the end
+do nothing. With `range(lane, E, 32)` NVVM made two copies of a loop, one for the lanes that have
+work, each with shuffles of its own: lanes that wait for each other in two places.
 """
 
 from __future__ import annotations
@@ -37,13 +41,15 @@ def scores(out: Any, logits: Any, kind: Any) -> None:
     if t >= logits.shape[0]:
         return
     top, total = -INF, ZERO
-    for e in range(lane, logits.shape[1], 32):
-        top = max_nan(top, logits[t, e])
+    for first in range(0, logits.shape[1], 32):
+        if first + lane < logits.shape[1]:
+            top = max_nan(top, logits[t, first + lane])
     top = warp_max(top)
-    for e in range(lane, logits.shape[1], 32):
-        total += math.exp(logits[t, e] - top)
+    for first in range(0, logits.shape[1], 32):
+        if first + lane < logits.shape[1]:
+            total += math.exp(logits[t, first + lane] - top)
     total = warp_sum(total)
-    for e in range(lane, logits.shape[1], 32):
+    for e in range(lane, logits.shape[1], 32):  # no shuffle comes after this one
         out[t, e] = score_of(kind, logits[t, e], top, total)
 
 
@@ -95,10 +101,12 @@ def topk(ids: Any, margin: Any, choice: Any) -> None:
     last, top_k, experts = int64(2**63 - 1), ids.shape[1], choice.shape[1]
     for k in range(top_k + 1):
         best = int64(TAKEN)
-        for e in range(lane, experts, 32):
-            place = place_of(order_of(choice[t, e]), e)
-            if place < last:
-                best = max(best, place)
+        for first in range(0, experts, 32):
+            e = first + lane
+            if e < experts:
+                place = place_of(order_of(choice[t, e]), e)
+                if place < last:
+                    best = max(best, place)
         best = warp_max(best)
         if lane == 0:
             if k < top_k:
