@@ -1,8 +1,8 @@
 """Waiting without end: threads that spin for what nobody will do.
 
 Now and then the whole state is kept: who is where, all registers, all memory. If it comes back
-within a few turns, the threads go in a circle. Others may still be about to break it, since who runs
-next is partly drawn; so only several such circles on end are a finding.
+within a few turns, the threads go in a circle. Others may still be about to break it, since who
+runs next is partly drawn; so only several such circles on end are a finding.
 """
 
 from __future__ import annotations
