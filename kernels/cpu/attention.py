@@ -22,7 +22,8 @@ from typing import Any
 
 from numba import njit
 
-from tinymoe.kernels.cpu.batch import POSITIONS, RUN_OF, RUNS, TABLES, TOKENS, own, word
+from tinymoe.kernels.cpu.ahead import LIST, ask, begin_ahead, nothing_ahead
+from tinymoe.kernels.cpu.batch import POSITIONS, RUN_OF, RUNS, TABLES, TOKENS, own, share, word
 from tinymoe.kernels.cpu.blocks import (
     AT_ONCE,
     COUNT,
@@ -39,7 +40,7 @@ from tinymoe.kernels.cpu.blocks import own_bytes as own_bytes
 from tinymoe.kernels.cpu.blocks import record_rows as record_rows
 from tinymoe.kernels.cpu.grid import products, turned
 from tinymoe.kernels.cpu.kernel import arguments, kernel
-from tinymoe.kernels.cpu.simd import f32_at, f64_of, i64_at, prefetch, put_i64, splat, store
+from tinymoe.kernels.cpu.simd import f32_at, f64_of, i64_at, put_i64, splat, store
 from tinymoe.kernels.cpu.spans import KEYS, clear, finish, fold, weigh
 
 
@@ -53,7 +54,7 @@ def addresses(args, batch, mine, t, n, item, begin, end):  # type: ignore[no-unt
     (q, q_stride, heads, kv_heads, dim, value_dim, key_pages, key_stride, value_pages,
      value_stride, page_size, group) = arguments(args, 12)  # fmt: skip
     parts, each, _ = block_shape(heads, kv_heads)
-    queries, weights, keys, values, _, _, p, _, _, _ = places(mine, dim, value_dim)
+    queries, weights, keys, values, _, _, p, _, _, _, _ = places(mine, dim, value_dim)
     head, part = item // parts, item % parts
     served = heads // kv_heads
     count = min(each, served - part * each)
@@ -83,45 +84,37 @@ def addresses(args, batch, mine, t, n, item, begin, end):  # type: ignore[no-unt
 
 
 @njit  # type: ignore[misc]
-def ask_for(rows, place, end, width):  # type: ignore[no-untyped-def]
-    """Prefetch the 8 listed rows from a place on, those before `end`."""
-    for each in range(place, min(place + 8, end)):
-        for line in range(0, 4 * width, 64):
-            prefetch(i64_at(rows + 8 * each) + line)
-
-
-@njit  # type: ignore[misc]
 def score(mine, dim, value_dim, begin, end, own_key, count, rows):  # type: ignore[no-untyped-def]
     """q . k of all rows and keys at places begin .. end - 1 of a span, to the rows of weights.
 
     The first `count` rows' own key is at place `own_key`, the next ones' after it: rows that come
     before all of 64 keys are left out. What rows do not see is left to `weigh`.
     """
-    queries, _, keys, values, dims, turned_keys, p, _, _, _ = places(mine, dim, value_dim)
+    queries, _, keys, _, dims, turned_keys, p, _, _, ahead, _ = places(mine, dim, value_dim)
     stop = (end + 15) // 16 * 16
     for start in range(begin // 16 * 16, end, AT_ONCE):
         width = min(AT_ONCE, stop - start)
         for k in range(0, width, 8):
             turned(keys + 8 * (start + k), 0, dim, turned_keys + 4 * k, 4 * AT_ONCE)
-            ask_for(keys, start + k + AT_ONCE, end, dim)
-            ask_for(values, max(begin, start + k), end, value_dim)
+            ask(ahead)
         skipped = max(0, start - own_key) * count
         for row in range(skipped, rows):
             for k in range(0, width, 16):
                 store(p + 4 * (row * KEYS + start + k), splat(0.0))
         to = p + 4 * (skipped * KEYS + start)
-        products(rows - skipped, queries + 8 * skipped, 0, dims, 0, dim, to, 4 * KEYS, width)
+        xs = queries + 8 * skipped
+        products(rows - skipped, xs, 0, dims, 0, dim, to, 4 * KEYS, width, ahead)
 
 
 @njit  # type: ignore[misc]
 def mix(mine, dim, value_dim, row, rows, begin, end, result):  # type: ignore[no-untyped-def]
     """Values at places begin .. end - 1 of a span, weighted, onto P of `rows` rows from `row`."""
     if begin < end and rows > 0:
-        _, weights, _, values, _, _, _, _, _, _ = places(mine, dim, value_dim)
+        _, weights, _, values, _, _, _, _, _, ahead, _ = places(mine, dim, value_dim)
         step = row_bytes(value_dim)
         to = result + step * row + 64
         xs, listed = weights + 8 * row, values + 8 * begin
-        products(rows, xs, 4 * begin, listed, 0, end - begin, to, step, value_dim)
+        products(rows, xs, 4 * begin, listed, 0, end - begin, to, step, value_dim, ahead)
 
 
 @njit  # type: ignore[misc]
@@ -162,6 +155,43 @@ def look_back(args, batch, mine, t, n, item, span, result):  # type: ignore[no-u
 
 
 @njit  # type: ignore[misc]
+def look_ahead(args, batch, mine, t, n, span):  # type: ignore[no-untyped-def]
+    """Begin to ask for a span of a block, or, where the block has no more, of the next block."""
+    given = arguments(args, COUNT)
+    heads, kv_heads, dim, value_dim, window, chunk = (
+        given[2], given[3], given[4], given[5], given[13], given[14],
+    )  # fmt: skip
+    parts, each, tokens = block_shape(heads, kv_heads)
+    ahead = places(mine, dim, value_dim)[9]
+    begin, end = spans_of(batch, t, n, window, chunk)
+    if span >= end:
+        t += n
+        if t >= word(batch, TOKENS):
+            nothing_ahead(ahead)
+            return
+        n = block_at(batch, t, tokens)
+        span, end = spans_of(batch, t, n, window, chunk)
+    first = i64_at(word(batch, POSITIONS) + 8 * t)
+    begin = max(span * KEYS, first_seen(first, window, chunk))
+    end = min((span + 1) * KEYS, first + n)
+    key_pages, key_stride, value_pages, value_stride, page_size, group = given[6:12]
+    run = i64_at(word(batch, RUN_OF) + 8 * t)
+    table = i64_at(word(batch, TABLES) + 8 * (group * word(batch, RUNS) + run))
+    rows = 0
+    for position in range(begin, end):
+        slot = i64_at(table + 8 * (position // page_size)) * page_size + position % page_size
+        put_i64(ahead + LIST + 8 * rows, key_pages + 4 * slot * key_stride)
+        rows += 1
+        if value_pages != key_pages:
+            put_i64(ahead + LIST + 8 * rows, value_pages + 4 * slot * value_stride)
+            rows += 1
+    # `score` asks after each 8 keys, `products` after each piece of 16 lanes of 6 queries
+    pieces = KEYS // 16 + KEYS // AT_ONCE * ((value_dim + 15) // 16)
+    calls = kv_heads * parts * (KEYS // 8 + pieces * ((n * each + 5) // 6))
+    begin_ahead(ahead, rows, kv_heads * dim // 16, calls)
+
+
+@njit  # type: ignore[misc]
 def write_out(args, t, n, item, count, rows):  # type: ignore[no-untyped-def]
     """Finish a block's rows: to `out`."""
     given = arguments(args, COUNT)
@@ -192,23 +222,28 @@ def attend(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     )  # fmt: skip
     parts, each, tokens = block_shape(heads, kv_heads)
     mine, records = own(batch, thread), given[19]
-    _, _, _, _, dims, turned_keys, _, result, so_far, _ = places(mine, dim, value_dim)
+    _, _, _, _, dims, turned_keys, _, result, so_far, ahead, _ = places(mine, dim, value_dim)
     for d in range(dim):
         put_i64(dims + 8 * d, turned_keys + 4 * AT_ONCE * d)
     apart, step = by_spans(args, batch, threads), row_bytes(value_dim)
+    mine_first, mine_last = share(apart, thread, threads)
+    items = kv_heads * parts
+    nothing_ahead(ahead)
     t, turn = 0, 0
     while t < word(batch, TOKENS):
         n = block_at(batch, t, tokens)
         begin, end = spans_of(batch, t, n, window, chunk)
         if apart:
             for span in range(begin, end):
-                for item in range(kv_heads * parts):
-                    if turn % threads == thread:
+                for item in range(items):
+                    if mine_first <= turn < mine_last:
+                        if item == 0 or turn == mine_first:
+                            look_ahead(args, batch, mine, t, n, span + 1)
                         look_back(args, batch, mine, t, n, item, span, records)
                     records += n * each * step
                     turn += 1
         else:
-            for item in range(kv_heads * parts):
+            for item in range(items):
                 if turn % threads == thread:
                     count = 0
                     for row in range(n * each):

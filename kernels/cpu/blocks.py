@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from numba import njit
 
-from tinymoe.kernels.cpu.batch import POSITIONS, RUN_OF, TOKENS, word
+from tinymoe.kernels.cpu.ahead import LIST
+from tinymoe.kernels.cpu.batch import POSITIONS, RUN_OF, RUNS, TOKENS, word
 from tinymoe.kernels.cpu.kernel import arguments
 from tinymoe.kernels.cpu.simd import i64_at
 from tinymoe.kernels.cpu.spans import KEYS
@@ -40,8 +41,9 @@ def places(mine, dim, value_dim):  # type: ignore[no-untyped-def]
     p = turned_keys + 4 * AT_ONCE * dim
     result = p + 4 * ROWS * KEYS
     so_far = result + ROWS * row_bytes(value_dim)
-    end = so_far + ROWS * row_bytes(value_dim)
-    return queries, weights, keys, values, dims, turned_keys, p, result, so_far, end
+    ahead = so_far + ROWS * row_bytes(value_dim)
+    end = ahead + LIST + 16 * KEYS
+    return queries, weights, keys, values, dims, turned_keys, p, result, so_far, ahead, end
 
 
 def own_bytes(dim: int, value_dim: int) -> int:
@@ -104,12 +106,14 @@ def by_spans(args, batch, threads):  # type: ignore[no-untyped-def]
     given = arguments(args, COUNT)
     heads, kv_heads, window, chunk, room = given[2], given[3], given[13], given[14], given[20]
     parts, each, tokens = block_shape(heads, kv_heads)
-    t, items, records, most = 0, 0, 0, 0
+    t, items, records, most, spans = 0, 0, 0, 0, 0
     while t < word(batch, TOKENS):
         n = block_at(batch, t, tokens)
         begin, end = spans_of(batch, t, n, window, chunk)
         items += kv_heads * parts
+        spans += (end - begin) * kv_heads * parts
         records += (end - begin) * kv_heads * parts * n * each
         most = max(most, end - begin)
         t += n
-    return threads > 1 and items < 4 * threads and most > 1 and records <= room
+    few = items < 4 * threads or word(batch, TOKENS) <= 2 * word(batch, RUNS)
+    return spans if few and most > 1 and records <= room else 0

@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 
+from tinymoe.kernels.cpu.ahead import ask
 from tinymoe.kernels.cpu.simd import (
     F32,
     _op,
@@ -31,7 +32,7 @@ from tinymoe.kernels.cpu.simd import (
 )
 
 _WORD, _FLOAT = ir.IntType(64), ir.FloatType()
-EIGHT = ir.VectorType(_FLOAT, 8)
+FOUR, EIGHT = (ir.VectorType(_FLOAT, count) for count in (4, 8))
 
 
 def _pointer(builder: Any, address: Any, offset: int, kind: Any) -> Any:
@@ -94,7 +95,7 @@ _TWO_WIDE, _ONE_WIDE = grid(2, 2), grid(1, 4)
 
 
 @njit  # type: ignore[misc]
-def products(queries, xs, x_skip, rows, row_skip, count, sums, sums_step, width):  # type: ignore[no-untyped-def]
+def products(queries, xs, x_skip, rows, row_skip, count, sums, sums_step, width, ahead):  # type: ignore[no-untyped-def]
     """As `grid`, for any number of queries and any width of the rows.
 
     Six queries share a row's 16 lanes. Fewer than six leave registers for more of the lanes.
@@ -106,10 +107,12 @@ def products(queries, xs, x_skip, rows, row_skip, count, sums, sums_step, width)
         if left == 1:
             while k + 64 <= width:
                 _ONE_WIDE(mine, x_skip, rows, row_skip + 4 * k, count, to + 4 * k, sums_step)
+                ask(ahead)
                 k += 64
         if 2 <= left < 4:
             while k + 32 <= width:
                 _TWO_WIDE(mine, x_skip, rows, row_skip + 4 * k, count, to + 4 * k, sums_step)
+                ask(ahead)
                 k += 32
         while k + 16 <= width:
             skip, place = row_skip + 4 * k, to + 4 * k
@@ -121,6 +124,7 @@ def products(queries, xs, x_skip, rows, row_skip, count, sums, sums_step, width)
                 _TWO(mine, x_skip, rows, skip, count, place, sums_step)
             else:
                 _ONE(mine, x_skip, rows, skip, count, place, sums_step)
+            ask(ahead)
             k += 16
         together = 6 if left >= 6 else 4 if left >= 4 else 2 if left >= 2 else 1
         if k < width:
@@ -150,26 +154,30 @@ def _last(x, rows, row_skip, count, sums, left):  # type: ignore[no-untyped-def]
 _EXCHANGES = (
     (1, [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]),
     (2, [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
-    (4, [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
 )
-_PLACES = (0, 2, 1, 3, 4, 6, 5, 7)  # which of the results is dimension 0, 1, 2, ...
+_PLACES = (0, 2, 1, 3)  # which of the results is dimension 0, 1, 2, 3
 
 
 def _transpose(builder: Any, rows: Any, row_skip: Any, to: Any, step: Any) -> None:
-    """8 x 8 numbers, in three rounds of exchanges between two vectors."""
-    values = []
-    for r in range(8):
-        row = builder.add(builder.load(_pointer(builder, rows, 8 * r, _WORD)), row_skip)
-        values.append(builder.load(_pointer(builder, row, 0, EIGHT), align=4))
-    for apart, *orders in _EXCHANGES:
-        for low in (i for i in range(8) if not i & apart):
-            pair = values[low], values[low + apart]
-            for place, order in zip((low, low + apart), orders, strict=True):
-                mask = ir.Constant(ir.VectorType(ir.IntType(32), 8), order)
-                values[place] = builder.shuffle_vector(*pair, mask)
-    for d, place in enumerate(_PLACES):
-        at = builder.add(to, builder.mul(step, _WORD(d)))
-        builder.store(values[place], _pointer(builder, at, 0, EIGHT), align=4)
+    """8 x 8 numbers. Halves of rows are put together as they are loaded; the rest are exchanges."""
+    places = [
+        builder.add(builder.load(_pointer(builder, rows, 8 * r, _WORD)), row_skip) for r in range(8)
+    ]
+    both = ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(8)))
+    for half in range(2):
+        parts = [
+            builder.load(_pointer(builder, place, 16 * half, FOUR), align=4) for place in places
+        ]
+        values = [builder.shuffle_vector(parts[r], parts[r + 4], both) for r in range(4)]
+        for apart, *orders in _EXCHANGES:
+            for low in (i for i in range(4) if not i & apart):
+                pair = values[low], values[low + apart]
+                for place, order in zip((low, low + apart), orders, strict=True):
+                    mask = ir.Constant(ir.VectorType(ir.IntType(32), 8), order)
+                    values[place] = builder.shuffle_vector(*pair, mask)
+        for d, place in enumerate(_PLACES):
+            at = builder.add(to, builder.mul(step, _WORD(4 * half + d)))
+            builder.store(values[place], _pointer(builder, at, 0, EIGHT), align=4)
 
 
 transpose = _op(

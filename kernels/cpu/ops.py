@@ -118,7 +118,9 @@ class CpuOps:
             for r, (table, length) in enumerate(zip(block_tables, lengths, strict=True))
         )
         positions = np.array(lengths, np.int64) - 1
-        return self._attend(q, (key_pages, value_pages), positions, runs, scale, numerics, special)
+        return self.look_back(
+            q, (key_pages, value_pages), positions, runs, scale, numerics, special
+        )
 
     def attention_prefill(
         self,
@@ -142,9 +144,11 @@ class CpuOps:
             )
         runs = (Run(slice(0, len(q)), start, (block_table,)),)
         positions = np.arange(start, start + len(q))
-        return self._attend(q, (key_pages, value_pages), positions, runs, scale, numerics, special)
+        return self.look_back(
+            q, (key_pages, value_pages), positions, runs, scale, numerics, special
+        )
 
-    def _attend(
+    def look_back(
         self,
         q: Array,
         pages: tuple[Array, Array],
@@ -154,6 +158,10 @@ class CpuOps:
         numerics: Numerics,
         special: dict[str, Any],
     ) -> Array:
+        """Any mix of runs at once: q (T, Nq, D), positions (T,) -> (T, Nq, Dv).
+
+        special: "window", "chunk" and "sinks", each None where there is none.
+        """
         tokens, heads, dim = q.shape
         (keys, key_stride), (values, value_stride) = map(_paged, pages)
         value_dim, page_size = values.shape[-1], values.shape[1]

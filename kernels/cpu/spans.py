@@ -82,10 +82,13 @@ def fold(row, other, width):  # type: ignore[no-untyped-def]
     """The keys of `other`, which come later, into `row`. Of no keys: nothing changes."""
     if f32_at(other + 4) == 0.0:
         return
-    m = f32_at(row)
+    # whoever has the larger maximum shrinks by e^0 = 1
+    m, mine, theirs = f32_at(row), np.float32(1.0), np.float32(1.0)
     if f32_at(other) > m:
+        mine = exp_one(m - f32_at(other))
         m = f32_at(other)
-    mine, theirs = exp_one(f32_at(row) - offset(m)), exp_one(f32_at(other) - offset(m))
+    else:
+        theirs = exp_one(f32_at(other) - offset(m))
     put_f32(row, m)
     put_f32(row + 4, f32_at(row + 4) * mine + f32_at(other + 4) * theirs)
     for k in range(0, width, 16):
