@@ -18,6 +18,7 @@ from tinymoe.core import ModelConfig, Numerics, TinymoeError
 from tinymoe.families import read_config
 from tinymoe.kernels import ops
 from tinymoe.measure.by_op import by_op
+from tinymoe.measure.compiled import compiled
 from tinymoe.measure.counts import Counts
 from tinymoe.measure.machine import usable_cores
 from tinymoe.measure.random_model import random_params
@@ -93,18 +94,14 @@ def build(
     computed_by = ops(backend)  # refuses a name that is none
     subject = source.subject(pick_numerics(numerics))
     counts, count = Counts.of(subject.params), threads or default_threads(backend)
-    if backend in WHOLE:
-        return WHOLE[backend](subject, counts, form, count)
+    if backend == "numba":  # lays out the weights of a whole model for itself, in the format
+        made, by_kernel = compiled(subject, counts, form, count)
+        return Built(made, counts, form, backend, count, by_kernel)
     if backend == "numpy":
         check_blas_threads(count)
     # op by op: float32 is held whatever the format; the numbers are the format's, not the bytes
     made = subject._replace(params=round_params(subject.params, form), ops=computed_by)
     return Built(made, counts, form, backend, count, lambda call: by_op(made, call))
-
-
-# Backends that lay out the weights of a whole model for themselves, in the format:
-# (subject with its weights as drawn or read, their counts, format, threads) -> Built
-WHOLE: dict[str, Callable[[Subject, Counts, str, int], Built]] = {}
 
 
 def default_threads(backend: str) -> int:

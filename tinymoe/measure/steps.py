@@ -105,6 +105,8 @@ class Work:
 
     def met(self, subject: Subject) -> list[float]:
         """Distinct experts of a step, by layer with a mixture, mean over the steps; not timed."""
+        if "moe" not in subject.config.layers:
+            return []
         count, params = ExpertCount(), subject.params
         for batch in self.batches:
             forward(params, subject.config, batch, self.cache, subject.numerics, subject.ops, count)
