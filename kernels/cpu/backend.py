@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from tinymoe.core import Array, Batch, ModelConfig, Numerics, PagedKeysValues, Tap
@@ -61,6 +62,16 @@ class CompiledStep:
 
         self._step = Step(weights_of(params, packed, self.packer), self.team)
         self._params = params
+
+    @contextmanager
+    def profiled(self) -> Iterator[dict[str, float]]:
+        """While it lasts, seconds by kernel, each instruction run for itself (some slower)."""
+        assert self._step is not None
+        self._step.spent = {}
+        try:
+            yield self._step.spent
+        finally:
+            self._step.spent = None
 
     @property
     def weight_bytes(self) -> int | None:

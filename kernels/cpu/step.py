@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from typing import Any
 
@@ -56,6 +57,7 @@ class Step:
 
     def __init__(self, weights: Weights, team: Team) -> None:
         self.weights, self.team = weights, team
+        self.spent: dict[str, float] | None = None  # seconds by kernel, while somebody asks
         self._own = aligned(0, np.uint8)
         self._plans: weakref.WeakKeyDictionary[Any, dict[Any, Plan]] = weakref.WeakKeyDictionary()
 
@@ -75,7 +77,7 @@ class Step:
             batch, len(config.cache_groups), cache.page_size, self._memory(plan),
             self.team.threads,
         )  # fmt: skip
-        self.team.run(plan.program.code, header.address)
+        self._run(plan, header.address)
         if traced:
             tap("tokens", batch.ids)
             for name, view in plan.taps:
@@ -85,6 +87,17 @@ class Step:
             logits /= np.float32(config.multipliers.logits_divisor)
         tap("logits", logits)
         return logits
+
+    def _run(self, plan: Plan, batch: int) -> None:
+        """The whole program; while it is being profiled, one instruction after another."""
+        code = plan.program.code
+        if self.spent is None:
+            self.team.run(code, batch)
+            return
+        for number, name in enumerate(plan.program.names):
+            begin = time.perf_counter()
+            self.team.run(code[number : number + 1], batch)
+            self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begin
 
     def _plan(
         self,
