@@ -6,7 +6,7 @@
 // This is the definition in CUDA: decode, multiply, add, eight values after eight. It is slow for a
 // reason worth seeing: every weight is read and decoded T times, every x N times, and neighbouring
 // threads read codes of neighbouring rows, K/2 bytes apart: 32 places for one load of a warp. For
-// 64 x 128 outputs of K = 256 it moves 410,624 sectors of 32 bytes, counts the PTX machine.
+// 32 x 64 outputs of K = 128 it moves 43,264 sectors of 32 bytes, counts the PTX machine.
 // gemm_shared_nvfp4.cu reads each once a tile; gemm_nvfp4_mma.cu multiplies by tensor cores.
 //
 // W4A16: x (T, K) float32 as stored. W4A4: x is codes and scales as the weights are.

@@ -40,11 +40,7 @@ RUNGS = {  # rung -> where it runs, what it does, and its files
         (*PLAIN, *GROUPED, NETWORK),
         ("gemm_nvfp4_mma", "grouped_gemm_nvfp4_mma", "fused_gate_up"),
     ),
-    "mma-120a": (
-        "120a",
-        (*PLAIN, *GROUPED, NETWORK),
-        ("gemm_nvfp4_mma", "grouped_gemm_nvfp4_mma", "fused_gate_up"),
-    ),
+    "mma-120a": ("120a", PLAIN, ("gemm_nvfp4_mma",)),
     "sm120": (
         "120a",
         (*PLAIN[2:], *GROUPED[2:], NETWORK),
