@@ -52,7 +52,7 @@ class CompiledStep:
         numerics: Numerics,
         report: Report | None = None,
     ) -> None:
-        """Pack the weights now, and say how far it is."""
+        """Pack the weights and compile the kernels now, and say how far it is."""
         if uncovered(config, numerics) is not None or self._params is params:
             return
 
@@ -61,6 +61,7 @@ class CompiledStep:
                 report("laying out weights", done, layers)
 
         self._step = Step(weights_of(params, packed, self.packer), self.team)
+        self._step.compile(config, numerics)
         self._params = params
 
     @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinymoe.cache import PagedCache
 from tinymoe.core import (
     Array,
     AttentionCard,
@@ -87,6 +88,11 @@ class Step:
             logits /= np.float32(config.multipliers.logits_divisor)
         tap("logits", logits)
         return logits
+
+    def compile(self, config: ModelConfig, numerics: Numerics) -> None:
+        """Compile what a step of this model needs, by planning one."""
+        cache = PagedCache.for_model(config, numerics, 1)
+        self._plan(config, numerics, cache, 1, traced=False)
 
     def _run(self, plan: Plan, batch: int) -> None:
         """The whole program; while it is being profiled, one instruction after another."""

@@ -30,12 +30,24 @@ Numerics = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+BACKENDS = "auto|numpy|numba|ptx|cuda"
+_COMPUTES = (
+    "What computes: numpy, the definition; numba, compiled, on all cores; ptx, the CUDA kernels on "
+    "the CPU, all checks on (slow); cuda, on a GPU. auto is numba once it is compiled, and numpy "
+    "before."
+)
 Backend = Annotated[
     str,
+    typer.Option(metavar=BACKENDS, envvar="TINYMOE_BACKEND", help=_COMPUTES, rich_help_panel=MODEL),
+]
+BackendByNumerics = Annotated[
+    str | None,
     typer.Option(
-        metavar="numpy|numba|ptx|cuda",
-        help="What computes: the definition; compiled code on all cores; the CUDA kernels on the "
-        "CPU, every access checked (slow); the CUDA kernels on a GPU.",
+        "--backend",
+        metavar=BACKENDS,
+        envvar="TINYMOE_BACKEND",
+        help=_COMPUTES,
+        show_default="auto for bf16, else numpy",
         rich_help_panel=MODEL,
     ),
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from tinymoe.cli import options, prompts, report
+from tinymoe.cli import backends, options, prompts, report
 from tinymoe.core import TinymoeError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def trace(
     as_json: options.Json = False,
     model: options.Model = None,
     numerics: options.Numerics = "fp32",
-    backend: options.Backend = "numpy",
+    backend: options.BackendByNumerics = None,
     memory: options.Memory = None,
     positions: options.Positions = None,
     layers: Annotated[
@@ -128,6 +128,10 @@ def trace(
         if not only_list:
             _check_output(output, force)
         span = _span(layers, input_file, asked)
+        if backend is None:  # the definition answers, but for what engines do
+            backend = backends.AUTO if numerics == "bf16" and span is None else "numpy"
+        backend = backends.choose(backend, model, numerics, memory=memory, positions=positions)
+        backends.check(backend, memory)
         from tinymoe.api import load
         from tinymoe.oracle.trace_file import TraceFile
 
@@ -141,6 +145,7 @@ def trace(
             positions=positions,
         )
         report.say_if_on_demand(opened.reads)
+        backends.make_ready(opened, backend)
         hidden, tokens, source = _start(opened, asked, span, input_file)
         metadata = _metadata(opened, len(tokens if hidden is None else hidden))
         metadata |= {"layers": layers} if layers is not None else {}
