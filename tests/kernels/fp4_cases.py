@@ -132,7 +132,7 @@ def products(op: str) -> Iterator[Case]:
     form = "mxfp4" if "mxfp4" in op else "nvfp4"
     block = BLOCK[form]
     yield product(op, FP32, "exact", rows=35, outs=133, blocks=3)
-    yield product(op, BF16, "exact", rows=11, outs=34, blocks=128 // block)
+    yield product(op, BF16, "exact", rows=18, outs=34, blocks=128 // block)
     yield product(op, FP32, "any", rows=3, outs=6, blocks=64 // block + 1)
 
 
