@@ -269,6 +269,15 @@ def test_threads_that_numpy_does_not_have_are_refused(monkeypatch: pytest.Monkey
     assert build_module.default_threads("numpy") == 2
 
 
+def test_a_model_that_does_not_fit_is_refused_before_it_is_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(build_module, "free_memory", lambda: 5 * 10**9)
+    with pytest.raises(TinymoeError, match=r"0\.91 G .* 7\.3 GB .* 5\.0 GB are free"):
+        build(Source(shape="medium"), "nvfp4")
+    build_module.check_memory(Source(shape="medium"), "fp32")  # 3.7 GB
+
+
 def test_a_backend_that_is_none_is_refused() -> None:
     with pytest.raises(TinymoeError, match="unknown backend 'fast'"):
         build(Source(shape="small"), "fp32", "fast")

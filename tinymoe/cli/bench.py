@@ -97,23 +97,24 @@ def bench(
     ] = None,
     backend: Annotated[
         str,
-        typer.Option(metavar="numpy", help="What computes our steps.", rich_help_panel=COMPARE),
+        typer.Option(metavar="numpy", help="What computes our steps.", rich_help_panel=WORK),
     ] = "numpy",
     threads: Annotated[
         int | None,
         typer.Option(
             help="Of our steps, of the peers, and of the probes of the limits.",
             show_default="the cores there are",
-            rich_help_panel=COMPARE,
+            rich_help_panel=WORK,
         ),
     ] = None,
     context: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Keys that are in the cache before a decode step is measured.",
+            show_default="128",
             rich_help_panel=COMPARE,
         ),
-    ] = 128,
+    ] = None,
     sweep: Annotated[
         str | None,
         typer.Option(
@@ -183,11 +184,15 @@ def bench(
         from tinymoe.measure.setup import Settings
 
         sizes = QUICK if quick else FULL
+        if context is not None:
+            raise TinymoeError("--context belongs to a comparison or a sweep: see --prompt")
         settings = Settings(
             model=None if model is None else str(model),
             shape=shape,
             seed=seed,
             numerics=numerics,
+            backend=backend,
+            threads=threads,
             prompt=sizes["prompt"] if prompt is None else prompt,
             tokens=sizes["tokens"] if tokens is None else tokens,
             batches=tuple(batch or (1, 8)),

@@ -15,7 +15,7 @@ Progress = Callable[[str, float], None]
 FULL = {"prompt": 512, "tokens": 64, "repeats": 5}
 QUICK = {"prompt": 32, "tokens": 4, "repeats": 2}
 SWEEP_TOKENS = {False: 16, True: 2}  # by --quick
-FORM = "nvfp4"  # where nobody says otherwise
+FORM, CONTEXT = "nvfp4", 128  # where nobody says otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Wanted:
     numerics: str
     threads: int | None
     prompt: int | None
-    context: int
+    context: int | None
     tokens: int | None
     batches: Sequence[int]
     repeats: int | None
@@ -71,7 +71,7 @@ def _compare(wanted: Wanted, progress: Progress) -> dict[str, Any]:
             ("prompt", wanted.prompt), ("tokens", wanted.tokens), ("repeats", wanted.repeats),
         )
     )  # fmt: skip
-    lines = lines_of(prompt, wanted.context, tokens, wanted.batches or (1, 8))
+    lines = lines_of(prompt, _context(wanted), tokens, wanted.batches or (1, 8))
     plan = Plan(
         source=_source(wanted),
         forms=_forms(wanted.formats),
@@ -104,7 +104,7 @@ def _sweep(wanted: Wanted, progress: Progress) -> dict[str, Any]:
         forms=_forms(wanted.formats),
         values=_points(wanted.points),
         batch=(*wanted.batches, 1)[0],
-        context=wanted.context,
+        context=_context(wanted),
         steps=steps,
         backend=wanted.backend,
         numerics=wanted.numerics,
@@ -133,6 +133,10 @@ def _threads(wanted: Wanted) -> int:
     if wanted.threads is not None and wanted.threads < 1:
         raise TinymoeError(f"--threads must be at least 1, got {wanted.threads}")
     return wanted.threads or default_threads(wanted.backend)
+
+
+def _context(wanted: Wanted) -> int:
+    return CONTEXT if wanted.context is None else wanted.context
 
 
 def _forms(text: str | None) -> tuple[str, ...]:

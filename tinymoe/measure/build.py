@@ -20,10 +20,10 @@ from tinymoe.kernels import ops
 from tinymoe.measure.by_op import by_op
 from tinymoe.measure.compiled import compiled
 from tinymoe.measure.counts import Counts
-from tinymoe.measure.machine import usable_cores
+from tinymoe.measure.machine import free_memory, usable_cores
 from tinymoe.measure.random_model import random_params
 from tinymoe.measure.runs import Subject
-from tinymoe.measure.shapes import pick_shape
+from tinymoe.measure.shapes import parameters, pick_shape
 from tinymoe.measure.stored import check_form, round_params
 
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
@@ -92,6 +92,7 @@ def build(
     """The model of `source` with its matrices in `form`, computed by `backend` on `threads`."""
     check_form(form)
     computed_by = ops(backend)  # refuses a name that is none
+    check_memory(source, form)
     subject = source.subject(pick_numerics(numerics))
     counts, count = Counts.of(subject.params), threads or default_threads(backend)
     if backend == "numba":  # lays out the weights of a whole model for itself, in the format
@@ -102,6 +103,18 @@ def build(
     # op by op: float32 is held whatever the format; the numbers are the format's, not the bytes
     made = subject._replace(params=round_params(subject.params, form), ops=computed_by)
     return Built(made, counts, form, backend, count, lambda call: by_op(made, call))
+
+
+def check_memory(source: Source, form: str) -> None:
+    """Refuse what would make the machine swap: float32 weights, twice while they are rounded."""
+    total = parameters(source.config)[0]
+    needed, free = total * 4 * (1 if form == "fp32" else 2), free_memory()
+    if free is not None and needed > free:
+        raise TinymoeError(
+            f"{source.name}: {total / 1e9:.2f} G parameters take {needed / 1e9:.1f} GB while they "
+            f"are laid out, {free / 1e9:.1f} GB are free: take --shape small, smaller --points, or "
+            "close other programs"
+        )
 
 
 def default_threads(backend: str) -> int:

@@ -38,8 +38,8 @@ def by_op(
 
         return wrapped
 
-    members = {field.name: getattr(subject.ops, field.name) for field in fields(subject.ops)}
-    wrapped = {name: timed(name, op) for name, op in members.items() if op is not None}
+    names = [field.name for field in fields(subject.ops) if field.name != "step"]
+    wrapped: dict[str, Any] = {name: timed(name, getattr(subject.ops, name)) for name in names}
     begin = clock()
     call(subject._replace(ops=replace(subject.ops, **wrapped)))
     total = clock() - begin

@@ -45,7 +45,7 @@ def generate_command(settings: Settings) -> list[str]:
     folder = ["--model", settings.model] if settings.model is not None else []
     return [
         sys.executable, "-m", "tinymoe", "generate", START_PROMPT, *folder,
-        "--numerics", settings.numerics,
+        "--numerics", settings.numerics, "--backend", settings.backend,
         "--max-tokens", str(START_TOKENS), "--temperature", "0", "--ignore-eos",
     ]  # fmt: skip
 
