@@ -38,6 +38,7 @@ def ops_on(device: Device) -> Ops:
         permute=routing.permute,
         expert_ffn=model.expert_ffn,
         combine=routing.combine,
+        outside=model.linear,
     )
 
 

@@ -7,7 +7,7 @@ stay; what comes back are logits, and the taps that somebody looks at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -48,8 +48,7 @@ class DeviceStep:
         tap: Tap,
     ) -> Array:
         """Logits (R, V) as NumPy gives them; `tap` sees NumPy arrays."""
-        if self._weights is None or self._weights[0] is not params:
-            self._weights = params, moved(params, self.device, {})
+        weights = self._there(params)
         if cache not in self._caches:
             self._caches[cache] = DeviceCache(cache, self.device)
         take, back = self.device.asarray, self.device.to_numpy
@@ -61,8 +60,27 @@ class DeviceStep:
         )
         look: Tap = no_tap if tap is no_tap else lambda name, value: tap(name, back(value))
         pages, ops = self._caches[cache], self.ops
-        logits: Array = back(forward(self._weights[1], config, placed, pages, numerics, ops, look))
+        logits: Array = back(forward(weights, config, placed, pages, numerics, ops, look))
         return logits
+
+    def covers(self, config: ModelConfig, numerics: Numerics) -> bool:
+        """No: layers run op by op, from weights as they are read into memory."""
+        return False
+
+    def prepare(
+        self,
+        params: Params,
+        config: ModelConfig,
+        numerics: Numerics,
+        report: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        """The weights, carried there now."""
+        self._there(params)
+
+    def _there(self, params: Params) -> Params:
+        if self._weights is None or self._weights[0] is not params:
+            self._weights = params, moved(params, self.device, {})
+        return self._weights[1]
 
 
 @dataclass(eq=False)

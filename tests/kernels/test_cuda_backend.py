@@ -183,6 +183,7 @@ def test_a_pass_stays_on_the_device() -> None:
             assert np.array_equal(seen[name], whole[name][start:stop])
         if not start:
             assert diff(params, config, seen, FP32).first is None
+    assert not step.covers(config, FP32)  # else `load` would leave the weights on the disk
     # the second time, ids, positions, table and rows alone
     assert carried[1] - carried[0] == 4
     assert not np.any(cache.layer(0)[0])  # the pages in use are the device's

@@ -6,6 +6,7 @@ input that is carried past both parts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tinymoe.core import (
@@ -28,7 +29,7 @@ from tinymoe.model.context import (
     project,
     turns_of,
 )
-from tinymoe.model.experts import ffn, unpermute
+from tinymoe.model.experts import swiglu, unpermute
 from tinymoe.model.latent import latent_block
 from tinymoe.model.linear_blocks import gated_delta_block, lightning_block
 from tinymoe.model.ops import DEFINITION, Ops
@@ -44,7 +45,7 @@ from tinymoe.model.params import (
     Params,
     SharedParams,
 )
-from tinymoe.model.precision import array_module, linear_unrounded, store
+from tinymoe.model.precision import array_module, store
 from tinymoe.model.router import sigmoid
 
 
@@ -124,7 +125,8 @@ def logits_of(x: Array, params: Params, rows: Array, this: Pass) -> Array:
     config, tap = this.config, this.tap
     x = norm(x, params.final_norm, this, bias=params.final_norm_bias)
     tap("final_norm", x)
-    logits = linear_unrounded(x[rows], params.head, params.head_bias)  # (R, V)
+    kept = replace(this.numerics, storage=this.numerics.accumulate)  # logits are not rounded
+    logits = this.ops.outside(x[rows], params.head, kept, bias=params.head_bias)  # (R, V)
     if config.multipliers.logits_divisor != 1:
         logits = logits / config.multipliers.logits_divisor
     tap("logits", logits)
@@ -251,7 +253,7 @@ def shared_expert(normed: Array, params: SharedParams, this: Pass) -> Array:
 
     It is added once, after the routed experts, and knows no routed scaling factor.
     """
-    out = ffn(normed, params.gate_up, params.down, this.numerics)
+    out = feed_forward(normed, params, this)
     if params.gate is None:
         return out
     storage = this.numerics.storage
@@ -261,6 +263,13 @@ def shared_expert(normed: Array, params: SharedParams, this: Pass) -> Array:
 
 def dense_block(normed: Array, params: DenseParams, this: Pass, name: str) -> Array:
     """A layer without experts: one feed-forward network, (T, H) -> (T, H)."""
-    out = ffn(normed, params.gate_up, params.down, this.numerics)
+    out = feed_forward(normed, params, this)
     this.tap(f"{name}.out", out)
     return out
+
+
+def feed_forward(normed: Array, params: DenseParams | SharedParams, this: Pass) -> Array:
+    """`experts.ffn` with products that a backend may have replaced: (T, H) -> (T, H)."""
+    product, numerics = this.ops.outside, this.numerics
+    hidden = swiglu(product(normed, params.gate_up, numerics), numerics)
+    return product(hidden, params.down, numerics)
