@@ -113,6 +113,6 @@ def store(kernel: Kernel, i: Instruction) -> Action:
 def _agree(m: Any, found: Array, value: Array, part: Any) -> None:
     """Several threads may store to one place, if they store the same."""
     apart = found != value[part]
-    if apart.any():
+    if np.count_nonzero(apart):
         lane = int(m.lanes[part][np.argmax(apart)])
         m.fail("another thread stores a different value to the same address", lane)

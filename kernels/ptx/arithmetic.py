@@ -34,7 +34,8 @@ class Real(NamedTuple):
 def canonical(x: Array) -> Array:
     """The f32 result of an operation, its NaNs those of the hardware."""
     x = x.astype("f4", copy=False)
-    if not np.isnan(np.dot(x, x)):  # squares: the sum is NaN only if an element is
+    squares = np.dot(x, x)
+    if squares == squares:  # no infinities cancel here: the sum is NaN only if an element is
         return x
     return np.where(np.isnan(x), np.uint32(0x7FFFFFFF), x.view("u4")).view("f4")
 
@@ -66,7 +67,7 @@ LAST = {"NaN", "sat", "relu", "ftz", "xorsign", "abs"}
 def flush(x: Array) -> Array:
     """`.ftz`: an f32 below the smallest normal number becomes a zero of its sign."""
     small = np.abs(x) < TINY
-    return np.where(small, np.copysign(np.float32(0), x), x) if small.any() else x
+    return np.where(small, np.copysign(np.float32(0), x), x) if np.count_nonzero(small) else x
 
 
 def fma32(a: Array, b: Array, c: Array, mode: str = "rn") -> Array:

@@ -75,6 +75,7 @@ class Kernel:
     max_threads: tuple[int, ...] = ()  # .maxntid
     required_threads: tuple[int, ...] = ()  # .reqntid
     steps: list[Any] = field(default_factory=list, init=False, repr=False)  # once decoded
+    grains: dict[str, int] = field(default_factory=dict, init=False, repr=False)  # by space
 
     def bytes_of(self, space: str) -> int:
         """How many bytes the kernel's own variables take in a space, per block or thread."""

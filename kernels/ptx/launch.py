@@ -189,7 +189,10 @@ def _layouts(card: Card, kernel: Kernel) -> None:
 
 def _grain(kernel: Kernel, space: str) -> int:
     """The narrowest access to a space in bytes: no two of them share a part of that size."""
-    return min((_width(i) for i in kernel.code if _reaches(i, space)), default=4)
+    if space not in kernel.grains:
+        widths = [_width(i) for i in kernel.code if _reaches(i, space)]
+        kernel.grains[space] = min(widths, default=4)
+    return kernel.grains[space]
 
 
 def _reaches(i: Instruction, space: str) -> bool:

@@ -79,7 +79,7 @@ class Shadow:
             if self.pardon is not None and clash.any():
                 some = np.flatnonzero(clash)
                 clash[some] = ~self.pardon(held[some], stamp[some])
-            if clash.any():
+            if np.count_nonzero(clash):
                 k = int(np.argmax(clash))
                 return k, f"an earlier {other} by {_by(int(held[k]), int(stamp[k]))}"
         return self._record(kind, words, stamp, epoch, floor)
@@ -101,7 +101,7 @@ class Shadow:
         stamps[words] = new
         back = stamps.take(words)
         mixed = back != new  # others touched the same word in this very instruction
-        if mixed.any():
+        if np.count_nonzero(mixed):
             if kind == "write":
                 k = int(np.argmax(mixed))
                 by = _by(int(back[k]), int(stamp[k]))

@@ -39,7 +39,7 @@ def to_odd(s: Array, lost: Array) -> Array:
     """s + lost in f64, rounded to odd."""
     bits = s.view("i8")
     fix = np.isfinite(s) & (lost != 0) & ((bits & 1) == 0)
-    if not fix.any():
+    if not np.count_nonzero(fix):
         return s
     return np.where(fix, bits + np.where((lost > 0) == (s > 0), 1, -1), bits).view("f8")
 

@@ -115,9 +115,10 @@ class Schedule:
         self.counts[place] += len(lanes)
         if step.guard is not None:
             held = self._held(step)
-            if not held.any():
+            many = np.count_nonzero(held)
+            if not many:
                 return place + 1
-            if not held.all():
+            if many < len(lanes):
                 self.push(place + 1, lanes[~held])
                 lanes = lanes[held]
                 self.machine.use(lanes)
