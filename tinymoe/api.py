@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from tinymoe.cache import BATCH_TOKENS, SEQUENCES, PagedCache
 from tinymoe.cards import in_form
@@ -22,6 +22,8 @@ from tinymoe.core import (
     TinymoeError,
 )
 from tinymoe.engine import Engine
+from tinymoe.engine.text import Token as Token
+from tinymoe.engine.text import push
 from tinymoe.families import load_params, read_config
 from tinymoe.kernels import ops
 from tinymoe.model.on_demand import Reads
@@ -34,17 +36,6 @@ from tinymoe.tokenizer import TextStream, Tokenizer
 
 Prompt = str | Sequence[int]
 Latent = Literal["absorbed", "expanded"]
-
-
-class Token(NamedTuple):
-    """One step of a generation."""
-
-    id: int
-    text: str  # what may be shown now; may be empty, or hold several tokens' letters
-    logprob: float | None
-    top_logprobs: tuple[tuple[int, float], ...]
-    finish: Literal["eos", "stop", "length"] | None  # set on the last token
-    time: float  # seconds, time.perf_counter() when the token was ready
 
 
 def shipped_model() -> Path:
@@ -297,7 +288,7 @@ class Model:
         while engine.busy:
             for out in engine.step():
                 number, now = int(out.request_id), time.perf_counter()
-                text, finish = _push(streams[number], out.token_id, out.finish)
+                text, finish = push(streams[number], out.token_id, out.finish)
                 if finish == "stop" and out.finish is None:
                     engine.cancel(requests[number])
                 yield number, Token(out.token_id, text, out.logprob, out.top_logprobs, finish, now)
@@ -313,15 +304,3 @@ class Model:
         if not self.checkpoint.has_tokenizer and not sampling.stop:
             return None
         return TextStream(self.tokenizer, sampling.stop)
-
-
-def _push(
-    stream: TextStream | None, token_id: int, finish: Literal["eos", "stop", "length"] | None
-) -> tuple[str, Literal["eos", "stop", "length"] | None]:
-    """New text to show, and why the generation ends, if it does."""
-    if stream is None:
-        return "", finish
-    text = stream.push(token_id)
-    if stream.stopped:
-        return text, "stop"
-    return (text + stream.finish() if finish else text), finish
