@@ -132,6 +132,8 @@ class Fp4Ops:
 
     def _rows(self, what: str, x: Array, block: int) -> tuple[Array, tuple[int, int]]:
         """x on the device, and its rows and their length."""
+        if x.size // block >= 2**31:
+            raise TinymoeError(f"{what}: {x.shape}: the kernels count 2^31 blocks, take it apart")
         x = floats(self.device, x, what)
         if x.ndim == 0 or x.shape[-1] % block:
             raise TinymoeError(f"{what}: expected rows of whole blocks of {block}, got {x.shape}")

@@ -63,7 +63,7 @@ class Fp8Ops:
             sizes = (*x.shape, *region, source == "bfloat16", POWER[power_of_two])
             launch(
                 self.device.kernel("quantize_fp8", f"quantize_fp8_{convention}"),
-                grid[::-1],
+                grid,
                 THREADS,
                 [codes, scales, x, *map(np.int32, sizes)],
             )
@@ -71,6 +71,10 @@ class Fp8Ops:
 
     def dequantize_fp8(self, codes: Array, scales: Array, block: tuple[int, int]) -> Array:
         """The values (N, K) float32: code times the scale of its block; 0x7f and 0xff are NaN."""
+        if codes.size >= 2**31:
+            raise TinymoeError(
+                f"dequantize_fp8: codes {codes.shape}: the kernel counts to 2^31, take rows apart"
+            )
         codes = self.device.asarray(codes)
         scales = floats(self.device, scales, "dequantize_fp8: scales")
         expected = _regions(codes, block)

@@ -83,14 +83,16 @@ __device__ __forceinline__ float largest_in(const float* w, int rows, int column
   return amax;
 }
 
-// w (N, K) float32 -> codes (N, K), scales (N / rows, K / columns), rounded up. Grid: (scales of a
-// row, rows of scales), whole warps to a block. `power`: see power_above; 0 leaves the scale.
+// w (N, K) float32 -> codes (N, K), scales (N / rows, K / columns), rounded up. Grid: (rows of
+// scales, scales of a row), as y ends at 65,535 and tokens do not; whole warps to a block. `power`:
+// see power_above; 0 leaves the scale.
 template <int SCALE, int VALUE>
 __device__ __forceinline__ void quantize(u8* codes, float* scales, const float* w, int N, int K,
                                          int rows, int columns, int from_bf16, int power) {
-  i64 first = (i64)blockIdx.y * rows * K + (i64)blockIdx.x * columns;
-  rows = min(rows, N - (int)blockIdx.y * rows);
-  columns = min(columns, K - (int)blockIdx.x * columns);
+  int row = blockIdx.x * rows, column = blockIdx.y * columns;
+  i64 first = (i64)row * K + column;
+  rows = min(rows, N - row);
+  columns = min(columns, K - column);
   float amax = largest_in(w + first, rows, columns, K), factor = 0;
   float s = scale_of(SCALE, amax, from_bf16);
   if (VALUE == VALUE_BY_AMAX) factor = factor_of(SCALE, amax);
@@ -103,7 +105,7 @@ __device__ __forceinline__ void quantize(u8* codes, float* scales, const float* 
       codes[at] = code_of<SCALE, VALUE>(w[at], s, factor, from_bf16);
     }
   }
-  if (threadIdx.x == 0) scales[(i64)blockIdx.y * gridDim.x + blockIdx.x] = s;
+  if (threadIdx.x == 0) scales[(i64)blockIdx.x * gridDim.y + blockIdx.y] = s;
 }
 
 #define CONVENTION(NAME, ...)                                                                   \

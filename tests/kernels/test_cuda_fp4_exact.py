@@ -211,6 +211,8 @@ def test_quantisers_refuse_what_they_would_get_wrong() -> None:
         ops.quantize_nvfp4(x, 1.0, "te_2d", "float32")
     with pytest.raises(TinymoeError, match="convention: expected one of ocp_floor, .*, got 'nv'"):
         ops.quantize_mxfp4(x, "nv")
+    with pytest.raises(TinymoeError, match="the kernels count 2.31 blocks, take it apart"):
+        ops.quantize_nvfp4(np.broadcast_to(x, (2**29, 3, 32)), 1.0, "kernel", "float32")
     with pytest.raises(TinymoeError, match="expected float32, got float64"):
         ops.quantize_mxfp4(x.astype(np.float64), "ct")
     with pytest.raises(TinymoeError, match=r"flat: expected \(1024,\) for 3 rows of 5 scales"):

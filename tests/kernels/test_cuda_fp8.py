@@ -79,14 +79,17 @@ def test_bad_calls_say_what_was_expected() -> None:
         ops.quantize_fp8(x, "transformers", "tensor", "float32", "bits")
     with pytest.raises(TinymoeError, match=r"scales .3, 1., one for each block .1, 8. of .3, 8."):
         ops.dequantize_fp8(x.astype(np.uint8), np.ones(3, np.float32), (1, 8))
+    large = np.broadcast_to(np.uint8(0), (2**16, 2**15))
+    with pytest.raises(TinymoeError, match="counts to 2.31, take rows apart"):
+        ops.dequantize_fp8(large, np.ones((), np.float32), large.shape)
 
 
 @pytest.mark.parametrize(
     ("right", "wrong", "seen"),
     [
         ("__syncthreads();  // every warp has written its own", "", DefectError),
-        ("rows = min(rows, N - (int)blockIdx.y * rows);", "", DefectError),
-        ("columns = min(columns, K - (int)blockIdx.x * columns);", "",
+        ("rows = min(rows, N - row);", "", DefectError),
+        ("columns = min(columns, K - column);", "",
          (DefectError, AssertionError)),
         (" | sign_bit(y) << 7", "", AssertionError),
         ("mul_rn(w, div_rn(1, s))", "div_rn(w, s)", AssertionError),
