@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 
+from tinymoe.kernels.cpu.kernel import part
 from tinymoe.kernels.cpu.simd import _op, i64_at, put_i64
 
 # Where the words of a list are: the next line, lines left of its row, the next row, where rows
@@ -52,7 +53,7 @@ def begin_ahead(ahead, rows, lines, calls):  # type: ignore[no-untyped-def]
     put_i64(ahead + AT_A_TIME, rows * lines // calls + 1)
 
 
-@njit  # type: ignore[misc]
+@part
 def ask(ahead):  # type: ignore[no-untyped-def]
     """Ask for a few more lines."""
     row, stop = i64_at(ahead + ROW), i64_at(ahead + STOP)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
+import numpy as np
 
 from tinymoe.kernels.cpu.ahead import LIST, ask, begin_ahead, nothing_ahead
 from tinymoe.kernels.cpu.batch import POSITIONS, RUN_OF, RUNS, TABLES, TOKENS, own, share, word
@@ -39,12 +39,12 @@ from tinymoe.kernels.cpu.blocks import (
 from tinymoe.kernels.cpu.blocks import own_bytes as own_bytes
 from tinymoe.kernels.cpu.blocks import record_rows as record_rows
 from tinymoe.kernels.cpu.grid import products, turned
-from tinymoe.kernels.cpu.kernel import arguments, kernel
+from tinymoe.kernels.cpu.kernel import arguments, kernel, part
 from tinymoe.kernels.cpu.simd import f32_at, f64_of, i64_at, put_i64, splat, store
 from tinymoe.kernels.cpu.spans import KEYS, clear, finish, fold, weigh
 
 
-@njit  # type: ignore[misc]
+@part
 def addresses(args, batch, mine, t, n, item, begin, end):  # type: ignore[no-untyped-def]
     """Fill a thread's lists for positions begin .. end - 1 and one part of a key head's queries.
 
@@ -83,7 +83,7 @@ def addresses(args, batch, mine, t, n, item, begin, end):  # type: ignore[no-unt
     return count
 
 
-@njit  # type: ignore[misc]
+@part
 def score(mine, dim, value_dim, begin, end, own_key, count, rows):  # type: ignore[no-untyped-def]
     """q . k of all rows and keys at places begin .. end - 1 of a span, to the rows of weights.
 
@@ -91,11 +91,11 @@ def score(mine, dim, value_dim, begin, end, own_key, count, rows):  # type: igno
     before all of 64 keys are left out. What rows do not see is left to `weigh`.
     """
     queries, _, keys, _, dims, turned_keys, p, _, _, ahead, _ = places(mine, dim, value_dim)
-    stop = (end + 15) // 16 * 16
+    stop, no_skip = (end + 15) // 16 * 16, np.int64(0)  # 0 alone would be a type of its own
     for start in range(begin // 16 * 16, end, AT_ONCE):
         width = min(AT_ONCE, stop - start)
         for k in range(0, width, 8):
-            turned(keys + 8 * (start + k), 0, dim, turned_keys + 4 * k, 4 * AT_ONCE)
+            turned(keys + 8 * (start + k), dim, turned_keys + 4 * k, 4 * AT_ONCE)
             ask(ahead)
         skipped = max(0, start - own_key) * count
         for row in range(skipped, rows):
@@ -103,10 +103,10 @@ def score(mine, dim, value_dim, begin, end, own_key, count, rows):  # type: igno
                 store(p + 4 * (row * KEYS + start + k), splat(0.0))
         to = p + 4 * (skipped * KEYS + start)
         xs = queries + 8 * skipped
-        products(rows - skipped, xs, 0, dims, 0, dim, to, 4 * KEYS, width, ahead)
+        products(rows - skipped, xs, no_skip, dims, dim, to, 4 * KEYS, width, ahead)
 
 
-@njit  # type: ignore[misc]
+@part
 def mix(mine, dim, value_dim, row, rows, begin, end, result):  # type: ignore[no-untyped-def]
     """Values at places begin .. end - 1 of a span, weighted, onto P of `rows` rows from `row`."""
     if begin < end and rows > 0:
@@ -114,10 +114,10 @@ def mix(mine, dim, value_dim, row, rows, begin, end, result):  # type: ignore[no
         step = row_bytes(value_dim)
         to = result + step * row + 64
         xs, listed = weights + 8 * row, values + 8 * begin
-        products(rows, xs, 4 * begin, listed, 0, end - begin, to, step, value_dim, ahead)
+        products(rows, xs, 4 * begin, listed, end - begin, to, step, value_dim, ahead)
 
 
-@njit  # type: ignore[misc]
+@part
 def look_back(args, batch, mine, t, n, item, span, result):  # type: ignore[no-untyped-def]
     """One block's m, l and P of one span, to `result`: a row for each token's each query."""
     given = arguments(args, COUNT)
@@ -154,7 +154,7 @@ def look_back(args, batch, mine, t, n, item, span, result):  # type: ignore[no-u
     return count
 
 
-@njit  # type: ignore[misc]
+@part
 def look_ahead(args, batch, mine, t, n, span):  # type: ignore[no-untyped-def]
     """Begin to ask for a span of a block, or, where the block has no more, of the next block."""
     given = arguments(args, COUNT)
@@ -191,7 +191,7 @@ def look_ahead(args, batch, mine, t, n, span):  # type: ignore[no-untyped-def]
     begin_ahead(ahead, rows, kv_heads * dim // 16, calls)
 
 
-@njit  # type: ignore[misc]
+@part
 def write_out(args, t, n, item, count, rows):  # type: ignore[no-untyped-def]
     """Finish a block's rows: to `out`."""
     given = arguments(args, COUNT)

@@ -6,7 +6,7 @@ from numba import njit
 
 from tinymoe.kernels.cpu.ahead import LIST
 from tinymoe.kernels.cpu.batch import POSITIONS, RUN_OF, RUNS, TOKENS, word
-from tinymoe.kernels.cpu.kernel import arguments
+from tinymoe.kernels.cpu.kernel import arguments, part
 from tinymoe.kernels.cpu.simd import i64_at
 from tinymoe.kernels.cpu.spans import KEYS
 
@@ -25,7 +25,7 @@ def row_bytes(value_dim):  # type: ignore[no-untyped-def]
     return 64 + (value_dim + 15) // 16 * 64
 
 
-@njit(inline="always")  # type: ignore[misc]
+@part
 def places(mine, dim, value_dim):  # type: ignore[no-untyped-def]
     """Where things are in a thread's memory; the last is its end.
 
@@ -82,7 +82,7 @@ def block_shape(heads, kv_heads):  # type: ignore[no-untyped-def]
     return parts, each, ROWS // each
 
 
-@njit(inline="always")  # type: ignore[misc]
+@part
 def block_at(batch, t, tokens):  # type: ignore[no-untyped-def]
     """How many tokens from t on are a block: of one run, `tokens` at most."""
     count, run_of = word(batch, TOKENS), word(batch, RUN_OF)
@@ -92,7 +92,7 @@ def block_at(batch, t, tokens):  # type: ignore[no-untyped-def]
     return n
 
 
-@njit(inline="always")  # type: ignore[misc]
+@part
 def spans_of(batch, t, n, window, chunk):  # type: ignore[no-untyped-def]
     """(first span, last + 1) that tokens t .. t + n - 1 of a run see."""
     positions = word(batch, POSITIONS)
@@ -100,7 +100,7 @@ def spans_of(batch, t, n, window, chunk):  # type: ignore[no-untyped-def]
     return first // KEYS, i64_at(positions + 8 * (t + n - 1)) // KEYS + 1
 
 
-@njit  # type: ignore[misc]
+@part
 def by_spans(args, batch, threads):  # type: ignore[no-untyped-def]
     """Whether spans are shared out as well: blocks are few, one has several, the records fit."""
     given = arguments(args, COUNT)

@@ -17,6 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 
 from tinymoe.kernels.cpu.ahead import ask
+from tinymoe.kernels.cpu.kernel import part
 from tinymoe.kernels.cpu.simd import (
     F32,
     _op,
@@ -94,8 +95,8 @@ _SIX, _FOUR, _TWO, _ONE = (grid(queries, 1) for queries in (6, 4, 2, 1))
 _TWO_WIDE, _ONE_WIDE = grid(2, 2), grid(1, 4)
 
 
-@njit  # type: ignore[misc]
-def products(queries, xs, x_skip, rows, row_skip, count, sums, sums_step, width, ahead):  # type: ignore[no-untyped-def]
+@part
+def products(queries, xs, x_skip, rows, count, sums, sums_step, width, ahead):  # type: ignore[no-untyped-def]
     """As `grid`, for any number of queries and any width of the rows.
 
     Six queries share a row's 16 lanes. Fewer than six leave registers for more of the lanes.
@@ -106,16 +107,16 @@ def products(queries, xs, x_skip, rows, row_skip, count, sums, sums_step, width,
         mine, to = xs + 8 * q, sums + sums_step * q
         if left == 1:
             while k + 64 <= width:
-                _ONE_WIDE(mine, x_skip, rows, row_skip + 4 * k, count, to + 4 * k, sums_step)
+                _ONE_WIDE(mine, x_skip, rows, 4 * k, count, to + 4 * k, sums_step)
                 ask(ahead)
                 k += 64
         if 2 <= left < 4:
             while k + 32 <= width:
-                _TWO_WIDE(mine, x_skip, rows, row_skip + 4 * k, count, to + 4 * k, sums_step)
+                _TWO_WIDE(mine, x_skip, rows, 4 * k, count, to + 4 * k, sums_step)
                 ask(ahead)
                 k += 32
         while k + 16 <= width:
-            skip, place = row_skip + 4 * k, to + 4 * k
+            skip, place = 4 * k, to + 4 * k
             if left >= 6:
                 _SIX(mine, x_skip, rows, skip, count, place, sums_step)
             elif left >= 4:
@@ -132,7 +133,7 @@ def products(queries, xs, x_skip, rows, row_skip, count, sums, sums_step, width,
                 _last(
                     i64_at(mine + 8 * each) + x_skip,
                     rows,
-                    row_skip + 4 * k,
+                    4 * k,
                     count,
                     to + sums_step * each + 4 * k,
                     width - k,
@@ -188,14 +189,14 @@ transpose = _op(
 )
 
 
-@njit  # type: ignore[misc]
-def turned(rows, row_skip, dims, to, step):  # type: ignore[no-untyped-def]
+@part
+def turned(rows, dims, to, step):  # type: ignore[no-untyped-def]
     """`dims` numbers of each of 8 listed rows, as `dims` rows of 8 at `to`, `step` bytes apart."""
     d = 0
     while d + 8 <= dims:
-        transpose(rows, row_skip + 4 * d, to + step * d, step)
+        transpose(rows, 4 * d, to + step * d, step)
         d += 8
     while d < dims:
         for r in range(8):
-            put_f32(to + step * d + 4 * r, f32_at(i64_at(rows + 8 * r) + row_skip + 4 * d))
+            put_f32(to + step * d + 4 * r, f32_at(i64_at(rows + 8 * r) + 4 * d))
         d += 1

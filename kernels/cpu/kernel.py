@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core.caching import FunctionCache, NullCache
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
@@ -94,6 +94,13 @@ def kernel(fields: str) -> Callable[[Callable[..., None]], Kernel]:
 def helper(function: Callable[..., None]) -> Kernel:
     """Make a function of whole numbers one that kernels call by address."""
     return Kernel(function, (), len(inspect.signature(function).parameters))
+
+
+# A function that kernels call, compiled together with them: it has no door to Python, and divides
+# as they do, without a look at the divisor.
+part: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(
+    error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 
 
 def _caller(arity: int) -> Callable[..., Any]:

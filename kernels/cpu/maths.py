@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from numba import njit
 
+from tinymoe.kernels.cpu.kernel import part
 from tinymoe.kernels.cpu.simd import (
     absolute,
     as_f32,
@@ -84,13 +85,13 @@ def silu(x):  # type: ignore[no-untyped-def]
     return x / (splat(1.0) + exp(splat(0.0) - x))
 
 
-@njit(inline="always")  # type: ignore[misc]
+@part
 def exp_one(x):  # type: ignore[no-untyped-def]
     """e^x of one float32: the same bits as in a vector."""
     return lane0(exp(splat(x)))
 
 
-@njit(inline="always")  # type: ignore[misc]
+@part
 def sigmoid_one(x):  # type: ignore[no-untyped-def]
     """Sigmoid of one float32: the same bits as in a vector."""
     return lane0(sigmoid(splat(x)))

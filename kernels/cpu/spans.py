@@ -14,6 +14,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit
 
+from tinymoe.kernels.cpu.kernel import part
 from tinymoe.kernels.cpu.maths import exp, exp_one
 from tinymoe.kernels.cpu.rows import kept, put_piece
 from tinymoe.kernels.cpu.simd import (
@@ -53,7 +54,7 @@ def clear(row, width):  # type: ignore[no-untyped-def]
         store(row + 64 + 4 * k, splat(0.0))
 
 
-@njit  # type: ignore[misc]
+@part
 def weigh(p, begin, end, scale, row):  # type: ignore[no-untyped-def]
     """Products q . k at places begin .. end - 1 of p to weights e^(scale q . k - m); m, l to row.
 
@@ -77,7 +78,7 @@ def weigh(p, begin, end, scale, row):  # type: ignore[no-untyped-def]
     put_f32(row + 4, total(sums))
 
 
-@njit  # type: ignore[misc]
+@part
 def fold(row, other, width):  # type: ignore[no-untyped-def]
     """The keys of `other`, which come later, into `row`. Of no keys: nothing changes."""
     if f32_at(other + 4) == 0.0:
@@ -96,7 +97,7 @@ def fold(row, other, width):  # type: ignore[no-untyped-def]
         store(at, load(at) * splat(mine) + load(from_) * splat(theirs))
 
 
-@njit  # type: ignore[misc]
+@part
 def finish(row, sink, has_sink, width, out, rounding):  # type: ignore[no-untyped-def]
     """P / l to `out`. A sink is one more score, without a value: it adds to l (gpt-oss)."""
     divisor, mine = f32_at(row + 4), splat(1.0)
