@@ -49,7 +49,8 @@ class AttentionOps:
     ) -> Array:
         """One new token of each of R sequences: q (R, Nq, D) -> (R, Nq, Dv). attention_decode.cu.
 
-        Scores: lanes along D, then a tree of 32. Softmax and mix: tiles of 32 positions.
+        Scores: lanes along D, then a tree of 32. Softmax and mix: tiles of 32 positions, of latent
+        vectors 16 (attention_latent.cu).
         """
         pages = Pages.of(self.device, key_pages, value_pages)
         tables = padded(self.device, block_tables)
@@ -73,7 +74,7 @@ class AttentionOps:
     ) -> Array:
         """T consecutive tokens of one sequence: q (T, Nq, D) -> (T, Nq, Dv). attention_prefill.cu.
 
-        Sums as in `attention_decode`, bit for bit.
+        Sums as in `attention_decode`, bit for bit; latent vectors by attention_latent.cu.
         """
         device = self.device
         pages = Pages.of(device, key_pages, value_pages)

@@ -48,7 +48,10 @@ class RoutingOps:
         *,
         logit_bias: Array | None = None,
     ) -> Routing:
-        """x (T, H), weight (E, H), bias (E,) or None -> `Routing` of T rows. Logits: linear.cu."""
+        """x (T, H), weight (E, H), bias (E,) or None -> `Routing` of T rows.
+
+        Logits: linear.cu. The five steps: route.cu.
+        """
         kept = numerics.router_logits
         if kept == "card":
             kept = numerics.storage if card.logits_dtype == "model" else "float32"

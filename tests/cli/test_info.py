@@ -120,3 +120,17 @@ def test_scales_of_keys_and_values_are_said(run, tmp_path):
     assert facts["quantisation"]["cache_scales"] == {"stored": 1, "layers": 2}
     assert facts["quantisation"]["scale_convention"].startswith("multiplier")
     assert "scales of 1 of 2 layers are stored" in page
+
+
+def test_what_computes_each_op_is_listed_on_request(run, model):
+    # an op that fell back to the definition without a word would be taken for a tested kernel
+    assert "ops" not in json.loads(run("info", "--model", model, "--json").out)
+    asked = ("info", "--model", model, "--backend", "ptx")
+    where = json.loads(run(*asked, "--json").out)["ops"]
+    assert where["attention_decode"] == "ptx: attention_decode.cu, attention_latent.cu"
+    assert where["gated_delta"] == "the definition"
+    page = run(*asked).out
+    assert all(f"  {op} " in page and place in page for op, place in where.items())
+    wrong = run("info", "--backend", "abacus")
+    assert wrong.code == 2
+    assert "abacus" in wrong.err

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from tinymoe.cli import options, report
 
@@ -13,7 +15,19 @@ if TYPE_CHECKING:
     from tinymoe.core import ModelConfig
 
 
-def info(model: options.Model = None, as_json: options.Json = False) -> None:
+def info(
+    model: options.Model = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="numpy|numba|ptx|cuda",
+            help="Also list what computes each op with this backend.",
+            show_default=False,
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
     """Say what a model is: shapes, router, formats, parameters, bytes. Reads no weights.
 
     [bold]Examples[/bold]
@@ -21,6 +35,8 @@ def info(model: options.Model = None, as_json: options.Json = False) -> None:
     python -m tinymoe info
 
     python -m tinymoe info --model path/to/folder --json
+
+    python -m tinymoe info --backend ptx
     """
     with report.outcome(as_json):
         from tinymoe.api import shipped_model
@@ -29,6 +45,10 @@ def info(model: options.Model = None, as_json: options.Json = False) -> None:
 
         checkpoint = Checkpoint.open(model or shipped_model())
         facts = describe(checkpoint, read_config(checkpoint.config))
+        if backend is not None:
+            from tinymoe.kernels import ops_where
+
+            facts["ops"] = ops_where(backend)
         if as_json:
             report.print_json(facts)
         else:
@@ -154,6 +174,7 @@ def _page(facts: dict[str, Any]) -> str:
             {"quantisation": _scheme(facts["quantisation"])}
             if facts["quantised"] != "none" else {}
         ),
+        **({"ops: what computes them": _rows(facts["ops"])} if "ops" in facts else {}),
         "tensors as stored": [
             [name, f"{kind['tensors']:,} tensors", f"{_count(kind['parameters'])} values",
              _bytes(kind["nbytes"])]
