@@ -27,7 +27,12 @@ TENSOR_CORES = {  # file -> instruction -> how often it stands there
     "fused_gate_up": {F16: 8},
     "fused_gate_up_sm120": {NVFP4: 4},
 }
-EVERY = [(name, arch) for name in TENSOR_CORES for arch in source(name).arches]
+EVERY = [  # all experts' products are the same tiles: one chip of each kind says enough
+    (name, arch)
+    for name in TENSOR_CORES
+    for arch in source(name).arches
+    if not name.startswith("grouped") or arch in ("80", "120a")
+]
 
 
 @pytest.mark.parametrize(("name", "arch"), EVERY)

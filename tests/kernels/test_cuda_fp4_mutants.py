@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.kernels.fp4_cases import cases
+from tests.kernels.model_kernels import machine
 from tinymoe.kernels.contracts import contract
 from tinymoe.kernels.cuda.compile import build
 from tinymoe.kernels.cuda.devices import PtxDevice
@@ -104,7 +105,7 @@ class Spoiled(PtxDevice):
 
     def kernel(self, name: str, entry: str, defines: tuple[str, ...] = ()) -> Any:
         if name != self.mutant.file:
-            return super().kernel(name, entry, defines)
+            return machine(self.arch).kernel(name, entry, defines)
         text = source(name).text
         assert self.mutant.right in text
         ptx = build(kept(text.replace(self.mutant.right, self.mutant.wrong)), self.arch).ptx
