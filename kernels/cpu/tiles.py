@@ -188,40 +188,36 @@ def _intrinsic(arity: int, build: Callable[..., None]) -> Callable[..., Any]:
 def _blocks(
     builder: Any, form: Format, tiles: int, weight: Any, columns: Any, visit: Callable[..., None]
 ) -> None:
-    """Walk forward: `visit(column, [the four columns' 16 rows, for each tile])` for each quad."""
-    step = form.block_bytes
+    """Walk forward: `visit(column, tile, the four columns' 16 rows)` for each quad of each tile.
+
+    A short block is written out, one tile after the other, so that one scale is held at a time.
+    """
     count = builder.udiv(columns, _WORD(form.block))
     with cgutils.for_range(builder, count) as loop:
-        at = builder.add(weight, builder.mul(loop.index, _WORD(step)))
-        scales: list[Any] = [None] * tiles
-        if form.scale is not None:
-            places = [builder.add(at, _WORD(form.scale_bytes * tile)) for tile in range(tiles)]
-            scales = [form.scale(builder, place) for place in places]
-        for quad in range(form.block // 4) if form.block <= 16 else (None,):
-            first = builder.mul(loop.index, _WORD(form.block))
-            begin = builder.add(at, _WORD(2 * form.scale_bytes))
-            if quad is not None:
-                _visit(builder, form, scales, begin, first, _WORD(quad), visit)
-            else:
-                with cgutils.for_range(builder, _WORD(form.block // 4)) as inner:
-                    _visit(builder, form, scales, begin, first, inner.index, visit)
+        at = builder.add(weight, builder.mul(loop.index, _WORD(form.block_bytes)))
+        quads = builder.add(at, _WORD(2 * form.scale_bytes))
+        first = builder.mul(loop.index, _WORD(form.block))
 
+        def scale_of(tile: int) -> Any:
+            place = builder.add(at, _WORD(form.scale_bytes * tile))
+            return None if form.scale is None else form.scale(builder, place)
 
-def _visit(
-    builder: Any,
-    form: Format,
-    scales: list[Any],
-    begin: Any,
-    first: Any,
-    quad: Any,
-    visit: Callable[..., None],
-) -> None:
-    at = builder.add(begin, builder.mul(quad, _WORD(2 * form.quad_bytes)))
-    values = [
-        form.quad(builder, builder.add(at, _WORD(form.tile_step * tile)), scale)
-        for tile, scale in enumerate(scales)
-    ]
-    visit(builder.add(first, builder.mul(quad, _WORD(4))), values)
+        def quad_of(number: Any, tile: int, scale: Any) -> None:
+            place = builder.add(quads, builder.mul(number, _WORD(2 * form.quad_bytes)))
+            place = builder.add(place, _WORD(form.tile_step * tile))
+            column = builder.add(first, builder.mul(number, _WORD(4)))
+            visit(column, tile, form.quad(builder, place, scale))
+
+        if form.block <= 16:
+            for tile in range(tiles):
+                scale = scale_of(tile)
+                for number in range(form.block // 4):
+                    quad_of(_WORD(number), tile, scale)
+            return
+        scales = [scale_of(tile) for tile in range(tiles)]
+        with cgutils.for_range(builder, _WORD(form.block // 4)) as inner:
+            for tile in range(tiles):
+                quad_of(inner.index, tile, scales[tile])
 
 
 def times(form: Format, tokens: int, tiles: int) -> Callable[..., Any]:
@@ -246,16 +242,14 @@ def times(form: Format, tokens: int, tiles: int) -> Callable[..., Any]:
             for tile in range(tiles):
                 builder.store(_load(builder, places[t][tile], F32.llvm), held[t][tile])
 
-        def visit(column: Any, values: list[list[Any]]) -> None:
+        def visit(column: Any, tile: int, four: list[Any]) -> None:
             offset = builder.mul(column, _WORD(4))
-            for k in range(4):
+            for k, value in enumerate(four):
                 for t, start in enumerate(starts):
                     at = builder.add(builder.add(start, offset), _WORD(4 * k))
                     x = builder.load(builder.inttoptr(at, ir.FloatType().as_pointer()), align=4)
-                    many = spread(builder, x, F32.llvm)
-                    for tile in range(tiles):
-                        sum_ = builder.load(held[t][tile])
-                        builder.store(fused(builder, values[tile][k], many, sum_), held[t][tile])
+                    many, sum_ = spread(builder, x, F32.llvm), builder.load(held[t][tile])
+                    builder.store(fused(builder, value, many, sum_), held[t][tile])
 
         _blocks(builder, form, tiles, weight, columns, visit)
         for t in range(tokens):
@@ -270,12 +264,11 @@ def unpack(form: Format) -> Callable[..., Any]:
     """`f(weight, columns, out)`: 32 rows as (columns, 32) float32."""
 
     def build(builder: Any, weight: Any, columns: Any, out: Any) -> None:
-        def visit(column: Any, values: list[list[Any]]) -> None:
+        def visit(column: Any, tile: int, four: list[Any]) -> None:
             at = builder.add(out, builder.mul(column, _WORD(128)))
-            for tile, four in enumerate(values):
-                for k, value in enumerate(four):
-                    place = builder.add(at, _WORD(128 * k + 64 * tile))
-                    builder.store(value, builder.inttoptr(place, F32.llvm.as_pointer()), align=4)
+            for k, value in enumerate(four):
+                place = builder.add(at, _WORD(128 * k + 64 * tile))
+                builder.store(value, builder.inttoptr(place, F32.llvm.as_pointer()), align=4)
 
         _blocks(builder, form, 2, weight, columns, visit)
 
