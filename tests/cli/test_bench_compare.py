@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tinymoe.cli import contest_page
+from tinymoe.cli.bench_compare import page
 
 pytestmark = pytest.mark.cli
 
@@ -75,6 +76,17 @@ def test_the_page_says_what_each_figure_counts(report: dict[str, Any]) -> None:
         assert one["name"] in text
     assert "nothing sampled" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_cores_that_are_shared_are_said(report: dict[str, Any]) -> None:
+    # two cores of a busy host gave one core's arithmetic, and every ratio to a peer moved with it
+    limits = report["limits"]
+    one = limits["flops_per_s_of_one_thread"]["median"]
+    for share, said in ((2.0, False), (1.1, True)):
+        changed = {**limits, "flops_per_s": {**limits["flops_per_s"], "median": share * one}}
+        settings = {**report["settings"], "threads": 2}
+        _, _, _, warnings = page({**report, "limits": changed, "settings": settings})
+        assert any("2 threads compute 1.1 times" in text for text in warnings) == said
 
 
 def test_a_sweep_prints_its_formula_and_draws_its_picture(tmp_path: Path) -> None:

@@ -53,6 +53,9 @@ class Probe:
     def peak(self, clock: Any) -> float:
         return self.computed
 
+    def peak_alone(self, clock: Any) -> float:
+        return self.computed / 2
+
 
 class Peer:
     """Gives the rates it was told, round by round, and says when it was asked."""
@@ -168,6 +171,7 @@ def test_the_probes_do_the_work_that_they_count() -> None:
         assert limits._sinks[:, :16].sum() == 2**16 / 4
         most = max(CHAINS.values())
         assert limits.peak(Ticks()) == 2 * 500_000 * most * 2 * 16
+        assert limits.peak_alone(Ticks()) == 500_000 * most * 2 * 16
         # x -> x / 2 + 1 / 2 from any x ends at 1, in each chain
         assert (limits._sinks[:, :16] == most).all()
     finally:

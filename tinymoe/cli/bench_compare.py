@@ -14,6 +14,7 @@ from tinymoe.core import TinymoeError
 Progress = Callable[[str, float], None]
 FULL = {"prompt": 512, "tokens": 64, "repeats": 5}
 QUICK = {"prompt": 32, "tokens": 4, "repeats": 2}
+SCALES = 0.75  # of n times one thread's arithmetic, below which n cores are not n
 SWEEP_TOKENS = {False: 16, True: 2}  # by --quick
 FORM, CONTEXT = "nvfp4", 128  # where nobody says otherwise
 
@@ -178,6 +179,15 @@ def page(found: dict[str, Any]) -> Page:
             f"other programs kept this machine busy when it began (load average {load:.1f} on "
             f"{cores} cores): trust ratios of one round more than rates"
         )
+    threads = found["settings"]["threads"]
+    if "limits" in found:
+        all_of_them = found["limits"]["flops_per_s"]["median"]
+        scale = all_of_them / found["limits"]["flops_per_s_of_one_thread"]["median"]
+        if scale < SCALES * threads:
+            warnings.append(
+                f"{threads} threads compute {scale:.1f} times what one does: the cores are shared "
+                "with somebody, and every engine here with threads is slower for it"
+            )
     heading = contest_page.heading(found)
     if "points" in found:
         tables, notes = contest_page.sweep_tables(found), contest_page.sweep_notes(found, width)

@@ -184,4 +184,6 @@ def size_of(size: float | None) -> str:
     """Bytes, in a unit of a thousand."""
     if size is None:
         return "unknown"
+    if size < 1e5:  # a token's share of what a prompt reads
+        return f"{size / 1e3:.1f} kB"
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -92,6 +92,10 @@ class LimitProbe(Protocol):
         """Operations a second."""
         ...
 
+    def peak_alone(self, clock: Clock) -> float:
+        """Of one thread."""
+        ...
+
 
 def compare(
     plan: Plan,
@@ -116,12 +120,12 @@ def compare(
             ours.append(Ours(built, plan.lines, clock, plan.source.seed))
         met = ours[0].met()
         limits = Limits(plan.threads) if probe is None else probe
-        samples, bandwidth, peak = _rounds(plan, [*ours, *peers], limits, clock, progress)
+        samples, limit = _rounds(plan, [*ours, *peers], limits, clock, progress)
         by_op = {one.name: found for one in ours if (found := one.by_op()) is not None}
     finally:
         for peer in peers:
             peer.close()
-    best = (max(bandwidth), max(peak))
+    best = (max(limit["read_bytes_per_s"]), max(limit["flops_per_s"]))
     sizes = ours[0].built.counts
     work = [work_of(sizes, config, line, met[place]) for place, line in enumerate(plan.lines)]
     progress("done", 1.0)
@@ -131,7 +135,7 @@ def compare(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": _settings(plan),
         "machine": {**about, "load_average_1min_after": machine.load_average()},
-        "limits": {"read_bytes_per_s": summary(bandwidth), "flops_per_s": summary(peak)},
+        "limits": {name: summary(found) for name, found in limit.items()},
         "lines": [line.name for line in plan.lines],
         "contestants": [
             contestant(one, plan.lines, samples[one.name], work, best) for one in (*ours, *peers)
@@ -154,13 +158,18 @@ def open_peer(asked: Asked, plan: Plan) -> Peer:
 
 def _rounds(
     plan: Plan, everyone: Sequence[Any], limits: LimitProbe, clock: Clock, progress: Progress
-) -> tuple[dict[str, list[list[float | None]]], list[float], list[float]]:
+) -> tuple[dict[str, list[list[float | None]]], dict[str, list[float]]]:
     """Rates by contestant: a list for every timed round; and the limits of each round."""
     names = [one.name for one in everyone]
     if len(set(names)) < len(names):
         raise TinymoeError(f"two contestants of one name, {sorted(names)}: leave one out")
     samples: dict[str, list[list[float | None]]] = {name: [] for name in names}
-    bandwidth, peak = [], []
+    probes = {
+        "read_bytes_per_s": limits.bandwidth,
+        "flops_per_s": limits.peak,
+        "flops_per_s_of_one_thread": limits.peak_alone,
+    }
+    limit: dict[str, list[float]] = {name: [] for name in probes}
     rounds = plan.warmup + plan.rounds
     for number in range(rounds):
         timed = number >= plan.warmup
@@ -172,11 +181,11 @@ def _rounds(
             found = one.rates(plan.lines)
             if timed:
                 samples[one.name].append(found)
-        read, computed = limits.bandwidth(clock), limits.peak(clock)
-        if timed:
-            bandwidth.append(read)
-            peak.append(computed)
-    return samples, bandwidth, peak
+        for name, probe in probes.items():
+            measured = probe(clock)
+            if timed:
+                limit[name].append(measured)
+    return samples, limit
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

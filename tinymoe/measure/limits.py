@@ -98,23 +98,35 @@ class Limits:
         """Bytes a second that all threads read together, once."""
         first = -(-self._array.ctypes.data // LINE) * LINE
         begin = clock()
-        self._all(lambda i: read_streams(first + i * self._share, self._share, self._sink(i)))
+        self._all(
+            lambda i: read_streams(first + i * self._share, self._share, self._sink(i)),
+            self.threads,
+        )
         return self.array_bytes / (clock() - begin)
 
     def peak(self, clock: Clock) -> float:
         """Float32 operations a second of all threads, a multiply-add being two; the better loop."""
-        return max(self._chained(kernel, chains, clock) for kernel, chains in CHAINS.items())
+        return self._peak(self.threads, clock)
 
-    def _chained(self, kernel: Kernel, chains: int, clock: Clock) -> float:
+    def peak_alone(self, clock: Clock) -> float:
+        """The same of one thread: n that share a core, or a quota, do no more than it does."""
+        return self._peak(1, clock)
+
+    def _peak(self, threads: int, clock: Clock) -> float:
+        return max(
+            self._chained(kernel, chains, threads, clock) for kernel, chains in CHAINS.items()
+        )
+
+    def _chained(self, kernel: Kernel, chains: int, threads: int, clock: Clock) -> float:
         begin = clock()
-        self._all(lambda i: kernel(ROUNDS, self._sink(i)))
-        return self.threads * ROUNDS * chains * 2 * LANES / (clock() - begin)
+        self._all(lambda i: kernel(ROUNDS, self._sink(i)), threads)
+        return threads * ROUNDS * chains * 2 * LANES / (clock() - begin)
 
     def _sink(self, thread: int) -> int:
         return int(self._sinks[thread].ctypes.data)
 
-    def _all(self, work: Callable[[int], None]) -> None:
-        list(self._pool.map(work, range(self.threads)))
+    def _all(self, work: Callable[[int], None], threads: int) -> None:
+        list(self._pool.map(work, range(threads)))
 
     def close(self) -> None:
         """End the threads, free the array."""

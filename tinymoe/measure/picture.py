@@ -68,9 +68,12 @@ def _roofline(report: dict[str, Any]) -> Any:
     x = np.geomspace(lowest, highest, 200)
     axes.plot(x, np.minimum(peak, x * bandwidth) / 1e9, color="black", linewidth=1.5)
     axes.annotate(
-        f"{bandwidth / 1e9:.0f} GB/s", (lowest * 1.2, lowest * 1.2 * bandwidth / 1e9),
-        xytext=(0, 10), textcoords="offset points", rotation=33,
-    )  # fmt: skip
+        f"{bandwidth / 1e9:.0f} GB/s ",
+        (lowest * 2, lowest * 2 * bandwidth / 1e9),
+        xytext=(-4, 4),
+        textcoords="offset points",
+        ha="right",
+    )
     axes.annotate(
         f"{peak / 1e9:.0f} GFLOP/s", (highest, peak / 1e9),
         xytext=(-4, 6), textcoords="offset points", ha="right",
