@@ -31,9 +31,12 @@ from tinymoe.families import (
     qwen3_moe,
     qwen3_next,
 )
+from tinymoe.families.as_stored import StoredReader
+from tinymoe.families.as_stored import as_stored as stored_model
 from tinymoe.families.layouts import Shape
 from tinymoe.families.memory import budget_of
 from tinymoe.families.on_demand import spread
+from tinymoe.families.quantised import scheme_of
 from tinymoe.families.rooms import Recorder
 from tinymoe.families.tensors import Listing, Reader, Source, check_tensors
 from tinymoe.model.params import Params
@@ -92,11 +95,14 @@ def load_params(
     numerics: Numerics,
     memory: str | int | None = None,
     on_demand: bool = False,
+    as_stored: bool = False,
 ) -> Params:
     """The checkpoint's weights by role, checked against the config, in `numerics.dtype`.
 
     All in memory if they fit into `memory` bytes ("3GB"; None: what is available), else read when
     they are used, with the same values (`on_demand.py`); `on_demand`: so even if they fit.
+    `as_stored`: matrices are read at each use, and as codes and scales where they are stored so:
+    for a backend that lays them out in its own form (`as_stored.py`), whatever `memory` says.
     """
 
     def build(source: Source) -> Params:
@@ -105,10 +111,20 @@ def load_params(
 
     scheme, needed = check_tensors(checkpoint, config.num_layers, numerics, build)
     budget = budget_of(needed, memory, on_demand)
-    if budget is None:
+    if budget is None and not as_stored:
         return build(Reader(checkpoint, scheme, numerics))
     noted = build(Recorder(checkpoint, scheme, numerics))
+    if budget is None or as_stored:
+        return stored_model(noted, StoredReader(checkpoint, scheme, numerics))
     return spread(noted, Reader(checkpoint, scheme, numerics), budget, needed)
+
+
+def stored_matrices(checkpoint: Checkpoint, config: ModelConfig, numerics: Numerics) -> Params:
+    """A model's matrices, each said in which format it is stored; nothing is read."""
+    recorder = Recorder(checkpoint, scheme_of(checkpoint), numerics)
+    noted: Params = FAMILIES[config.family].build(recorder, config)
+    reader = StoredReader(checkpoint, scheme_of(checkpoint), numerics)
+    return stored_model(noted, reader, vectors=False)
 
 
 def resident_bytes(config: ModelConfig, numerics: Numerics) -> int:

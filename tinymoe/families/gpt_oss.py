@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from tinymoe.cards import PLAIN_SWIGLU, ModelConfig, full_attention
-from tinymoe.core import Array
+from tinymoe.families.changes import Turned, halves
 from tinymoe.families.common import (
     all_moe,
     assemble,
@@ -81,33 +81,16 @@ def _moe(source: Source, layer: str, config: ModelConfig, names: Names) -> MoePa
     moe = fill_stacks(
         *(source, moe, (f"{name}.gate_up_proj", f"{name}.down_proj")),
         shapes=((E, H, 2 * width), (E, width, H)),
-        changes=(_gate_first, _transposed),
+        changes=(Turned(gate_by_turns=True), Turned()),
     )
     gate_up_bias = source.new(E, 2 * width)
-    source.fill(f"{name}.gate_up_proj_bias", gate_up_bias, (E, 2 * width), _halves)
+    source.fill(f"{name}.gate_up_proj_bias", gate_up_bias, (E, 2 * width), halves)
     return replace(
         moe,
         router_bias=read(source, f"{layer}.mlp.router.bias", E),
         gate_up_bias=gate_up_bias,
         down_bias=read(source, f"{name}.down_proj_bias", E, H),
     )
-
-
-def _halves(turns: Array) -> Array:
-    """(..., 2I) with gate and up by turns -> all gates, then all ups."""
-    return turns.reshape(*turns.shape[:-1], -1, 2).swapaxes(-1, -2).reshape(turns.shape)
-
-
-def _transposed(stored: Array) -> Array:
-    """(E, in, out) -> (E, out, in)."""
-    return stored.swapaxes(1, 2)
-
-
-def _gate_first(stored: Array) -> Array:
-    """Both, by rows of the stack that is stored turned: they are moved as they lie."""
-    rows = _transposed(stored)  # (E, 2I, in)
-    pairs = rows.reshape(len(rows), -1, 2, rows.shape[-1])
-    return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
 def build(source: Source, config: ModelConfig) -> Params:

@@ -17,6 +17,7 @@ from tinymoe.core import Array, QuantTensor, TinymoeError
 from tinymoe.families.layout_parts import (
     LARGEST,
     LOUDEST_INPUT,
+    Coded,
     Input,
     Layout,
     Meaning,
@@ -75,6 +76,9 @@ def fp4_layout(checkpoint: Checkpoint, form: Fp4, shape: Shape, inputs: bool) ->
     if form.tensor_scale:
         parts.append(scalar(checkpoint, form.tensor_scale, ("F32",), experts))
 
+    def stored(checkpoint: Checkpoint, expert: int | None) -> QuantTensor:
+        return _stored(checkpoint, form, expert)
+
     def read_one(checkpoint: Checkpoint, dtype: np.dtype[Any], expert: int) -> Array:
         return _decoded(checkpoint, form, dtype, expert if experts else None)
 
@@ -87,14 +91,14 @@ def fp4_layout(checkpoint: Checkpoint, form: Fp4, shape: Shape, inputs: bool) ->
         if form.input_scale is None or form.input_scale not in checkpoint
         else (scalar(checkpoint, form.input_scale, ("F32",), experts),)
     )
-    whole = (*parts, *present)
+    whole, coded = (*parts, *present), Coded(form.format, form.block, stored, form.inputs_first)
     if experts is None:
-        return Layout(whole, read, None, needed)
-    return Layout(whole, stacked(read_one, shape, form.inputs_first), read_one, needed)
+        return Layout(whole, read, None, needed, coded)
+    return Layout(whole, stacked(read_one, shape, form.inputs_first), read_one, needed, coded)
 
 
-def _decoded(checkpoint: Checkpoint, form: Fp4, dtype: np.dtype[Any], expert: int | None) -> Array:
-    """Values of a matrix, or of one of a stack: each matrix under its own tensor scale.
+def _stored(checkpoint: Checkpoint, form: Fp4, expert: int | None) -> QuantTensor:
+    """A matrix, or one of a stack, (N, K): each matrix under its own tensor scale.
 
     Gate's is not up's (vllm#54974: 69 % of pairs differed, and gate's was used for both).
     """
@@ -110,7 +114,7 @@ def _decoded(checkpoint: Checkpoint, form: Fp4, dtype: np.dtype[Any], expert: in
     if form.tensor_scale is not None:
         flat = tensor_scales(checkpoint, form.tensor_scale, form.meaning, LARGEST)
         tensor_scale = pick(flat, expert or 0)
-    whole = QuantTensor(
+    return QuantTensor(
         format=form.format,
         convention=form.convention,
         codes=codes,
@@ -119,8 +123,17 @@ def _decoded(checkpoint: Checkpoint, form: Fp4, dtype: np.dtype[Any], expert: in
         tensor_scale=tensor_scale,
         tensor_scale_is=form.meaning if nvidia else "none",
     )
+
+
+def _decoded(checkpoint: Checkpoint, form: Fp4, dtype: np.dtype[Any], expert: int | None) -> Array:
+    """Its values, (N, K) or (K, N) as it is asked for."""
+    stored = _stored(checkpoint, form, expert)
     # MXFP4's values are float32's exactly: two bits times a power of two
-    values = nvfp4.decode(whole, dtype=dtype) if nvidia else mxfp4.decode(whole).astype(dtype)
+    values = (
+        nvfp4.decode(stored, dtype=dtype)
+        if form.format == "nvfp4"
+        else mxfp4.decode(stored).astype(dtype)
+    )
     return values.T if form.inputs_first else values
 
 

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from tinymoe.checkpoint import Checkpoint
-from tinymoe.core import Array, TinymoeError
+from tinymoe.core import Array, QuantTensor, TinymoeError
 from tinymoe.families.layout_parts import (
     SCALES,
+    Coded,
     Input,
     Layout,
     Part,
@@ -61,27 +62,40 @@ def fp8_layout(scheme: Scheme, checkpoint: Checkpoint, name: str, shape: Shape) 
     grid = (math.ceil(shape[-2] / block[0]), math.ceil(shape[-1] / block[1]))
     part = _scale_part(checkpoint, scales, scheme, grid, experts)
 
-    def read_one(checkpoint: Checkpoint, dtype: np.dtype[Any], expert: int) -> Array:
-        codes, each = checkpoint.raw(name), scale_values(checkpoint, scales, dtype)
+    def stored(checkpoint: Checkpoint, expert: int | None) -> QuantTensor:
+        codes, each = checkpoint.raw(name), scale_values(checkpoint, scales, np.float32)
         lead = () if experts is None else (experts,)
         each = each.reshape(*lead, *grid) if each.size == math.prod((*lead, *grid)) else each
-        if experts is not None:
+        if expert is not None:
             codes = codes[expert]
             each = each[expert] if each.ndim == 3 else each.reshape(())
         refuse_nan(checkpoint, name, codes, "E4M3 codes")
+        return QuantTensor(
+            format="fp8",
+            convention="div32",
+            codes=codes,
+            scales=each,
+            block=block,
+            tensor_scale=None,
+            tensor_scale_is="none",
+        )
+
+    def read_one(checkpoint: Checkpoint, dtype: np.dtype[Any], expert: int | None) -> Array:
+        found = stored(checkpoint, expert)
         # float32: one rounding, of the product; float64: none
-        return fp8.decode_blocks(codes, each, block)
+        return fp8.decode_blocks(found.codes, found.scales.astype(dtype), block)
 
     def read(checkpoint: Checkpoint, dtype: np.dtype[Any]) -> Array:
-        return read_one(checkpoint, dtype, 0)
+        return read_one(checkpoint, dtype, None)
 
     needed = _input(scheme, checkpoint, name, prefix, experts)
     parts = [Part(name, shape, ("F8_E4M3",)), part]
     if needed is not None:
         parts += [scale for scale in needed.parts if scale.name in checkpoint]
+    coded = Coded("fp8", block[1], stored)
     if experts is None:
-        return Layout(tuple(parts), read, None, needed)
-    return Layout(tuple(parts), stacked(read_one, shape), read_one, needed)
+        return Layout(tuple(parts), read, None, needed, coded)
+    return Layout(tuple(parts), stacked(read_one, shape), read_one, needed, coded)
 
 
 def _scale_part(

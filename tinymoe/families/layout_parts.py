@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tinymoe.checkpoint import Checkpoint
-from tinymoe.core import Array, TinymoeError
+from tinymoe.core import Array, QuantTensor, TinymoeError
 from tinymoe.formats.inputs import InputFormat
 
 FLOATS = ("BF16", "F16", "F32", "F64")
@@ -35,6 +35,16 @@ class Input(NamedTuple):
     read: Callable[[Checkpoint], tuple[InputFormat, ...]]  # one, or one for each expert
 
 
+class Coded(NamedTuple):
+    """An array in few bits, for whoever multiplies with the codes: as stored, not decoded."""
+
+    format: Literal["nvfp4", "mxfp4", "fp8"]
+    columns: int  # of a row that share a scale
+    # the matrix (N, K), or of a stack the one of this number
+    read: Callable[[Checkpoint, int | None], QuantTensor]
+    turned: bool = False  # the stack is asked for as (E, K, N)
+
+
 class Layout(NamedTuple):
     """The tensors that hold one array of the model."""
 
@@ -44,6 +54,7 @@ class Layout(NamedTuple):
     # of a stack: what `read` gives of one expert
     read_one: Callable[[Checkpoint, np.dtype[Any], int], Array] | None = None
     input: Input | None = None  # None: it stays as it is
+    coded: Coded | None = None  # None: it is not stored in few bits, or in several tensors of them
 
 
 def stacked(

@@ -36,10 +36,10 @@ from typing import Any
 import numpy as np
 
 from tinymoe.checkpoint import Checkpoint
-from tinymoe.core import Array, TinymoeError
+from tinymoe.core import Array, QuantTensor, TinymoeError
 from tinymoe.families.layout_fp4 import Fp4, fp4_layout
 from tinymoe.families.layout_fp8 import fp8_layout
-from tinymoe.families.layout_parts import FLOATS, Input, Layout, Part, refuse_nan, stacked
+from tinymoe.families.layout_parts import FLOATS, Coded, Input, Layout, Part, refuse_nan, stacked
 from tinymoe.families.layout_parts import Shape as Shape
 from tinymoe.families.scheme import Scheme
 from tinymoe.formats import mxfp4
@@ -113,14 +113,26 @@ def _gpt_oss_layout(name: str, shape: Shape) -> Layout:
     grid = (experts, outputs, inputs // mxfp4.BLOCK)
     blocks, scales = f"{name}_blocks", f"{name}_scales"
 
-    def read_one(checkpoint: Checkpoint, dtype: np.dtype[Any], expert: int) -> Array:
+    def stored(checkpoint: Checkpoint, expert: int | None) -> QuantTensor:
         codes, powers = checkpoint.raw(blocks)[expert], checkpoint.raw(scales)[expert]
         refuse_nan(checkpoint, scales, powers, "E8M0 scales")
-        # float32 holds each exactly
-        return mxfp4.decode_gpt_oss(codes, powers).astype(dtype, copy=False).T  # (K, N)
+        return QuantTensor(
+            format="mxfp4",
+            convention="gpt_oss",
+            codes=codes.reshape(outputs, inputs // 2),
+            scales=powers,
+            block=(1, mxfp4.BLOCK),
+            tensor_scale=None,
+            tensor_scale_is="none",
+        )
 
-    stored = (Part(blocks, (*grid, mxfp4.BLOCK // 2), ("U8",)), Part(scales, grid, ("U8",)))
-    return Layout(stored, stacked(read_one, shape, turned=True), read_one)
+    def read_one(checkpoint: Checkpoint, dtype: np.dtype[Any], expert: int) -> Array:
+        # float32 holds each exactly
+        return mxfp4.decode(stored(checkpoint, expert)).astype(dtype, copy=False).T  # (K, N)
+
+    parts = (Part(blocks, (*grid, mxfp4.BLOCK // 2), ("U8",)), Part(scales, grid, ("U8",)))
+    coded = Coded("mxfp4", mxfp4.BLOCK, stored, turned=True)
+    return Layout(parts, stacked(read_one, shape, turned=True), read_one, coded=coded)
 
 
 # Llama-4's fused experts, which llm-compressor takes apart into linear layers before it quantises

@@ -22,7 +22,18 @@ from math import prod
 from typing import Any, cast
 
 from tinymoe.core import Array, TinymoeError
-from tinymoe.families.rooms import STACKS, Fill, Make, Room, rooms_of, with_rooms_made
+from tinymoe.families.rooms import (
+    STACKS,
+    Fill,
+    Make,
+    Room,
+    fills_by_expert,
+    is_plain,
+    read_expert,
+    read_room,
+    rooms_of,
+    with_rooms_made,
+)
 from tinymoe.families.tensors import Reader
 from tinymoe.model.on_demand import BLOCK_BYTES, OnDemand, Reads
 from tinymoe.model.params import LayerParams, MoeParams, Params
@@ -47,25 +58,10 @@ class Shelf:
         return sum(room.size for room in rooms) * self._itemsize
 
     def array(self, room: Room) -> Array:
-        """Read all of it; of a part (Qwen3-Next's gate, out of q_proj) the whole array first."""
-        if room.where:
-            part = self.array(room.whole)
-            for key in room.where:
-                part = part[key]
-            return part.copy()
-        whole = self.reader.new(*room.shape)
-        for fill in room.fills:
-            self._put(whole, fill)
+        """Read all of it."""
+        found = read_room(self.reader, room)
         self.reads.bytes_read = self.reader.bytes_read
-        return whole
-
-    def _put(self, out: Array, fill: Fill, skip: int = 0) -> None:
-        for key in fill.where[skip:]:
-            out = out[key]
-        if fill.name is None:
-            self.reader.ones(out)
-        else:
-            self.reader.fill(fill.name, out, fill.stored, fill.change)
+        return found
 
     def part(self, key: int, size: int, keep: bool, read: Callable[[], Any], layer: int = 0) -> Any:
         """A part that each token needs, `size` bytes: kept since its first use, or for this use."""
@@ -95,14 +91,7 @@ class Shelf:
             return there[key]
         size = prod(room.shape[1:]) * self._itemsize
         self._make_room(size, layer)
-        out = self.reader.new(*room.shape[1:])
-        for fill in fills:
-            if fill.where or fill.name is None:
-                self._put(out, fill, skip=1)
-            else:
-                whole = fill.stored or room.shape
-                self.reader.fill_one(fill.name, out, number, whole, fill.change)
-        there[key] = out
+        there[key] = out = read_expert(self.reader, room, number, fills)
         self._of_experts += size
         self.reads.experts_read += 1
         self.reads.bytes_read = self.reader.bytes_read
@@ -158,16 +147,13 @@ def _stack_rooms(layer: LayerParams) -> list[Room]:
 
 def stack_of(shelf: Shelf, layer: int, room: Room) -> OnDemand:
     """Experts (E, out, in), each with the fills that are its own or everybody's."""
-    by_expert: list[list[Fill]] = [[] for _ in range(len(room))]
-    for fill in room.fills:
-        for own in [by_expert[fill.where[0]]] if fill.where else by_expert:
-            own.append(fill)
+    by_expert = fills_by_expert(room)
     return OnDemand(room.shape, lambda number: shelf.expert(layer, room, number, by_expert[number]))
 
 
 def table_of(shelf: Shelf, room: Room, keep: bool) -> OnDemand:
     """The embedding or the head (V, H): rows by themselves, or all at once if quantised."""
-    size, plain = shelf.bytes_of([room]), is_plain(shelf, room)
+    size, plain = shelf.bytes_of([room]), is_plain(shelf.reader, room)
 
     def read(rows: Any) -> Array:
         if plain and not keep:
@@ -182,13 +168,6 @@ def table_of(shelf: Shelf, room: Room, keep: bool) -> OnDemand:
     return OnDemand(room.shape, read, None if plain else len(room))
 
 
-def is_plain(shelf: Shelf, room: Room) -> bool:
-    """One tensor fills it, as it is stored."""
-    fill = room.fills[0]
-    simple = len(room.fills) == 1 and not fill.where and fill.change is None
-    return simple and fill.name is not None and shelf.reader.is_plain(fill.name, room.shape)
-
-
 def spread(params: Params, reader: Reader, budget: int, whole: int) -> Params:
     """A model of rooms (what a loader makes of a `Recorder`) as one that is read on demand.
 
@@ -201,7 +180,7 @@ def spread(params: Params, reader: Reader, budget: int, whole: int) -> Params:
     experts = [prod(room.shape[1:]) for layer in layers for room in _stack_rooms(layer)]
     at_once = [shelf.bytes_of([table]) for table in tables]
     at_once = [
-        min(size, BLOCK_BYTES) if is_plain(shelf, table) else size
+        min(size, BLOCK_BYTES) if is_plain(shelf.reader, table) else size
         for size, table in zip(at_once, tables, strict=True)
     ]
     least = max(sizes) + max(experts, default=0) * shelf.bytes_of([Room((1,), [])]) + max(at_once)

@@ -1,18 +1,29 @@
 """Weights that are read when they are used, for models that are bigger than the memory.
 
 `OnDemand` stands where the definition takes one expert, some rows or one block of a matrix at a
-time; there a plain array and this give the same numbers, bit for bit.
+time; there a plain array and this give the same numbers, bit for bit. Whoever multiplies with
+codes and scales themselves gets them from it as they are stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from tinymoe.core import Array
+from tinymoe.core import Array, QuantTensor
 
 BLOCK_BYTES = 16 * 2**20  # of a matrix that is multiplied block by block
+
+
+class CodedRows(NamedTuple):
+    """Rows of a matrix (N, K) as a checkpoint stores them in few bits."""
+
+    rows: Array  # (n,) which row of the matrix each row of the tensor is
+    tensor: QuantTensor  # (n, K)
+
+
+Codes = Callable[[int | None], list[CodedRows]]  # of the matrix, or of a stack's expert
 
 
 class OnDemand:
@@ -25,10 +36,20 @@ class OnDemand:
     """
 
     def __init__(
-        self, shape: tuple[int, ...], read: Callable[[Any], Array], block: int | None = None
+        self,
+        shape: tuple[int, ...],
+        read: Callable[[Any], Array],
+        block: int | None = None,
+        stored: str = "",
+        codes: Codes | None = None,
     ) -> None:
-        """`read`: a whole number, a slice or whole numbers -> those parts; `block`: rows of one."""
+        """`read`: a whole number, a slice or whole numbers -> those parts; `block`: rows of one.
+
+        `stored`: in which format, "bf16" or "nvfp4"; "": not known, or in several. `codes`: what
+        reads all rows of it as they are stored in few bits; None: it has to be values.
+        """
         self.shape, self._read = shape, read
+        self.stored, self.codes = stored, codes
         row = 8 * max(1, shape[-1])  # bytes, in the widest type
         self._block = block or max(1, BLOCK_BYTES // row)
 
