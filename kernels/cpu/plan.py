@@ -15,10 +15,11 @@ from tinymoe.kernels.cpu.buffers import Buffers
 from tinymoe.kernels.cpu.norm import layernorm, rmsnorm
 from tinymoe.kernels.cpu.pack import Packed
 from tinymoe.kernels.cpu.plan_attention import Turns, plan_attention
+from tinymoe.kernels.cpu.plan_latent import plan_latent
 from tinymoe.kernels.cpu.plan_moe import plan_moe
 from tinymoe.kernels.cpu.program import Program
 from tinymoe.kernels.cpu.residual import embed
-from tinymoe.kernels.cpu.weights import Dense, Moe, Weights
+from tinymoe.kernels.cpu.weights import Attention, Dense, Latent, Moe, Weights
 
 View = Callable[[int], Array]  # of so many tokens: the activation
 
@@ -63,7 +64,7 @@ class Plan:
         )
         self.tap("embed", x, width)
         for layer, (attention, ffn) in enumerate(weights.layers):
-            x = plan_attention(self, x, attention, layer)
+            x = self.attention(x, attention, layer)
             x = plan_moe(self, x, ffn, layer) if isinstance(ffn, Moe) else self.dense(x, ffn, layer)
         normed = self.norm(x, weights.final_norm, weights.final_norm_bias, "final_norm")
         self.tap("final_norm", normed, width)
@@ -146,6 +147,14 @@ class Plan:
             kind=kind,
             rounding=self.rounding if rounding is None else rounding,
         )
+
+    def attention(self, x: Array, params: Attention | Latent, layer: int) -> Array:
+        """The attention half of a layer, of either kind: x (T, H) -> (T, H)."""
+        card = self.attention_card(layer)
+        if isinstance(params, Attention):
+            return plan_attention(self, x, params, layer)
+        assert card.latent is not None  # the weights were packed by it
+        return plan_latent(self, x, params, card, card.latent, layer)
 
     def dense(self, x: Array, params: Dense, layer: int) -> Array:
         """A layer's feed-forward part without experts: x (T, H) -> (T, H)."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tinymoe.core import Array, AttentionCard, ModelConfig, Numerics, RopeCard, TinymoeError
 from tinymoe.kernels.cpu import attention as looking
 from tinymoe.kernels.cpu import batch as header
+from tinymoe.kernels.cpu.blocks import row_bytes
 from tinymoe.kernels.cpu.heads import clip, write_pages
 from tinymoe.kernels.cpu.norm import rmsnorm
 from tinymoe.kernels.cpu.rope import rope
@@ -53,24 +54,35 @@ def fill_tables(plan: Plan, positions: Array) -> None:
 
 def own_words(config: ModelConfig) -> int:
     """What attention needs of a thread's memory, in 8 bytes each."""
-    return looking.own_bytes(config.head_dim, config.head_dim) // 8 + 8
+    sizes = {(config.head_dim, config.head_dim)}
+    for card in config.attention:
+        if isinstance(card, AttentionCard) and card.latent is not None:
+            latent = card.latent
+            sizes.add((latent.nope_dim + latent.rope_dim, latent.value_dim))
+            sizes.add((latent.rank + latent.rope_dim, latent.rank))
+    return max(looking.own_bytes(*of) for of in sizes) // 8 + 8
 
 
 def plan_attention(plan: Plan, x: Array, params: Attention, layer: int) -> Array:
     """Norm, project, turn, remember, look back, project, residual: x (T, H) -> (T, H)."""
     config, name = plan.config, f"layers.{layer}"
     card, width, dim = plan.attention_card(layer), config.hidden_size, config.head_dim
+    heads, kv_heads = config.heads, config.kv_heads
     normed = plan.norm(x, params.norm, params.norm_bias, f"{name}.attn.norm")
     plan.tap(f"{name}.attn.norm", normed, width)
     qkv = plan.buffers.rows(f"{name}/qkv", (config.heads + 2 * config.kv_heads) * dim)
     plan.product(normed, params.qkv, qkv, bias=params.qkv_bias)
     _prepare(plan, qkv, params, card)
     at = 0
-    for letter, heads in (("q", config.heads), ("k", config.kv_heads), ("v", config.kv_heads)):
-        part = qkv[:, at : at + heads * dim]
-        plan.tap(f"{name}.attn.{letter}", part, heads * dim, (heads, dim))
-        at += heads * dim
-    mix = _look_back(plan, qkv, params, card, layer)
+    for letter, count in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+        part = qkv[:, at : at + count * dim]
+        plan.tap(f"{name}.attn.{letter}", part, count * dim, (count, dim))
+        at += count * dim
+    keys, values = plan.pages(layer)
+    for pages, first in ((keys, heads * dim), (values, (heads + kv_heads) * dim)):
+        put_in_pages(plan, qkv[:, first:], kv_heads, dim, pages, layer)
+    at_pages = Looking(heads, kv_heads, dim, dim, keys, values, None)
+    mix = look_back(plan, qkv, at_pages, card, layer, params.sinks)
     plan.tap(f"{name}.attn.mix", mix, config.heads * dim)
     out, part_of = plan.sum_of(name, "mid"), plan.part_of(f"{name}.attn.out")
     plan.product(mix, params.out, out, bias=params.out_bias, residual=x, part=part_of)
@@ -140,40 +152,61 @@ def _norm_heads(plan: Plan, qkv: Array, params: Attention, card: AttentionCard) 
         )
 
 
-def _look_back(plan: Plan, qkv: Array, params: Attention, card: AttentionCard, layer: int) -> Array:
-    """Keys and values to their pages; then every token over what it sees: (T, Nq*D)."""
-    config = plan.config
-    dim, heads, kv_heads = config.head_dim, config.heads, config.kv_heads
-    group = config.group_of(layer)
-    keys, values = plan.pages(layer)
-    for pages, first in ((keys, heads * dim), (values, (heads + kv_heads) * dim)):
-        if not pages.flags.c_contiguous or pages.dtype != np.float32:
-            raise TinymoeError(
-                f"layer {layer}: expected pages (pages, P, Nk, D), float32 and in one piece, got "
-                f"{pages.shape} {pages.dtype}"
-            )
-        plan.program.add(
-            write_pages,
-            x=qkv[:, first:],
-            x_stride=qkv.shape[1],
-            x_head=dim,
-            heads=kv_heads,
-            width=dim,
-            pages=pages,
-            position_stride=kv_heads * dim,
-            head_stride=dim,
-            group=group,
+class Looking(NamedTuple):
+    """Who looks back at what: sizes of heads, and pages."""
+
+    heads: int
+    kv_heads: int
+    dim: int  # D
+    value_dim: int  # Dv
+    keys: Array  # (pages, P, Nk, D)
+    values: Array  # (pages, P, Nk, Dv), or keys of which they are the first numbers
+    value_stride: int | None  # numbers from one position's values to the next; None: Nk * Dv
+
+
+def put_in_pages(plan: Plan, x: Array, heads: int, width: int, pages: Array, layer: int) -> None:
+    """Each token's `heads` pieces of `width` numbers to its slot."""
+    if not pages.flags.c_contiguous or pages.dtype != np.float32:
+        raise TinymoeError(
+            f"layer {layer}: expected pages (pages, P, Nk, D), float32 and in one piece, got "
+            f"{pages.shape} {pages.dtype}"
         )
-    mix = plan.buffers.rows(f"layers.{layer}/mix", heads * dim)
-    context = keys.shape[0] * keys.shape[1]
-    rows = looking.record_rows(plan.threads, heads, kv_heads, context)
-    records = plan.buffers.numbers("records", rows * looking.row_bytes.py_func(dim) // 8)
+    plan.program.add(
+        write_pages,
+        x=x,
+        x_stride=x.strides[0] // 4,
+        x_head=width,
+        heads=heads,
+        width=width,
+        pages=pages,
+        position_stride=heads * width,
+        head_stride=width,
+        group=plan.config.group_of(layer),
+    )
+
+
+def look_back(
+    plan: Plan,
+    q: Array,
+    at: Looking,
+    card: AttentionCard,
+    layer: int,
+    sinks: Array | None = None,
+) -> Array:
+    """Every token over what it sees: q (T, Nq*D) -> (T, Nq*Dv)."""
+    mix = plan.buffers.rows(f"layers.{layer}/mix", at.heads * at.value_dim)
+    context = at.keys.shape[0] * at.keys.shape[1]
+    rows = looking.record_rows(plan.threads, at.heads, at.kv_heads, context)
+    records = plan.buffers.numbers("records", rows * row_bytes.py_func(at.value_dim) // 8)
     common: dict[str, Any] = {
-        "q": qkv, "q_stride": qkv.shape[1], "heads": heads, "kv_heads": kv_heads,
-        "dim": dim, "value_dim": dim, "key_pages": keys, "key_stride": kv_heads * dim,
-        "value_pages": values, "value_stride": kv_heads * dim, "page_size": keys.shape[1],
-        "group": group, "scale": float(card.scale), "window": card.window, "chunk": card.chunk,
-        "sinks": params.sinks, "out": mix, "out_stride": mix.shape[1],
+        "q": q, "q_stride": q.strides[0] // 4, "heads": at.heads, "kv_heads": at.kv_heads,
+        "dim": at.dim, "value_dim": at.value_dim,
+        "key_pages": at.keys, "key_stride": at.kv_heads * at.dim,
+        "value_pages": at.values,
+        "value_stride": at.value_stride or at.kv_heads * at.value_dim,
+        "page_size": at.keys.shape[1], "group": plan.config.group_of(layer),
+        "scale": float(card.scale), "window": card.window, "chunk": card.chunk,
+        "sinks": sinks, "out": mix, "out_stride": mix.shape[1],
         "rounding": plan.rounding, "records": records, "room": rows,
     }  # fmt: skip
     plan.program.add(looking.attend, **common)

@@ -44,8 +44,6 @@ def uncovered(config: ModelConfig, numerics: Numerics) -> str | None:
     for card in config.attention:
         if not isinstance(card, AttentionCard):
             return type(card).__name__.removesuffix("Card") + " layers"
-        if card.latent is not None:
-            return "latent attention"
         if card.out_gate:
             return "gated attention"
         if card.temperature is not None:

@@ -14,12 +14,14 @@ import numpy as np
 
 from tinymoe.core import Array, TinymoeError
 from tinymoe.kernels.cpu.batch import aligned
+from tinymoe.kernels.cpu.latent import absorbed
 from tinymoe.kernels.cpu.pack import Packed, order_of, pack
 from tinymoe.kernels.cpu.simd import LANES
 from tinymoe.model.on_demand import OnDemand
 from tinymoe.model.params import (
     AttentionParams,
     DenseParams,
+    LatentParams,
     LayerParams,
     MoeParams,
     Params,
@@ -40,6 +42,25 @@ class Attention:
     qkv_bias: Array | None  # in the order of the tiles, as all biases of products
     qk_norm: Array | None  # (Nq + Nk, D), or (Nq + Nk) * D
     sinks: Array | None
+    out: Packed
+    out_bias: Array | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latent:
+    """One layer's latent attention: R, Dn, Dv as in `LatentCard`."""
+
+    norm: Array
+    query_down: Packed | None
+    query_down_bias: Array | None
+    query_norm: Array | None
+    query: Packed
+    down: Packed
+    down_bias: Array | None
+    latent_norm: Array
+    to_key: Packed  # (Nq, Dn, R): the expanded form's keys
+    fold: Packed  # (Nq, R, Dn): the same numbers, for the absorbed form's queries
+    to_value: Packed  # (Nq, Dv, R)
     out: Packed
     out_bias: Array | None
 
@@ -83,7 +104,7 @@ class Weights:
     """A whole model. With a tied head the embedding is read from the head's tiles."""
 
     embed: Packed
-    layers: list[tuple[Attention, Moe | Dense]]
+    layers: list[tuple[Attention | Latent, Moe | Dense]]
     final_norm: Array
     final_norm_bias: Array | None
     head: Packed
@@ -162,22 +183,51 @@ def _needed(values: Array | None) -> Array:
     return values
 
 
-def _layer(layer: LayerParams, index: int, packer: Packer) -> tuple[Attention, Moe | Dense]:
-    attention = layer.attention
-    if not isinstance(attention, AttentionParams):
-        raise TinymoeError(f"layer {index}: no kernels for {type(attention).__name__}")
-    made = Attention(
-        norm=_needed(vector(attention.norm)),
-        norm_bias=vector(attention.norm_bias),
-        qkv=packer(_array(attention.qkv)),
-        qkv_bias=bias_of(attention.qkv_bias),
-        qk_norm=vector(attention.qk_norm),
-        sinks=vector(attention.sinks),
-        out=packer(_array(attention.out)),
-        out_bias=bias_of(attention.out_bias),
+def _layer(
+    layer: LayerParams, index: int, packer: Packer
+) -> tuple[Attention | Latent, Moe | Dense]:
+    attention, ffn = layer.attention, layer.ffn
+    fed = _moe(ffn, packer) if isinstance(ffn, MoeParams) else _dense(ffn, packer)
+    if isinstance(attention, LatentParams):
+        return _latent(attention, packer), fed
+    if isinstance(attention, AttentionParams):
+        return _attention(attention, packer), fed
+    raise TinymoeError(f"layer {index}: no kernels for {type(attention).__name__}")
+
+
+def _attention(params: AttentionParams, packer: Packer) -> Attention:
+    return Attention(
+        norm=_needed(vector(params.norm)),
+        norm_bias=vector(params.norm_bias),
+        qkv=packer(_array(params.qkv)),
+        qkv_bias=bias_of(params.qkv_bias),
+        qk_norm=vector(params.qk_norm),
+        sinks=vector(params.sinks),
+        out=packer(_array(params.out)),
+        out_bias=bias_of(params.out_bias),
     )
-    return made, _moe(layer.ffn, packer) if isinstance(layer.ffn, MoeParams) else _dense(
-        layer.ffn, packer
+
+
+def _latent(params: LatentParams, packer: Packer) -> Latent:
+    up = np.asarray(_array(params.up)[:], np.float32)  # (Nq, Dn + Dv, R)
+    rope_dim = len(params.down) - up.shape[2]
+    nope_dim = len(params.query) // len(up) - rope_dim
+    fold, to_value = absorbed(up, nope_dim)
+    low = params.query_down
+    return Latent(
+        norm=_needed(vector(params.norm)),
+        query_down=None if low is None else packer(_array(low)),
+        query_down_bias=bias_of(params.query_down_bias),
+        query_norm=vector(params.query_norm),
+        query=packer(_array(params.query)),
+        down=packer(_array(params.down)),
+        down_bias=bias_of(params.down_bias),
+        latent_norm=_needed(vector(params.latent_norm)),
+        to_key=pack(np.ascontiguousarray(up[:, :nope_dim])),
+        fold=pack(fold),
+        to_value=pack(to_value),
+        out=packer(_array(params.out)),
+        out_bias=bias_of(params.out_bias),
     )
 
 

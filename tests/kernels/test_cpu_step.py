@@ -30,16 +30,20 @@ ROOT = Path(__file__).parents[1] / "vectors" / "parity"
 CASES = sorted(folder.name for folder in ROOT.iterdir() if folder.is_dir())
 MUST = {  # families that the whole step has to cover
     *("mixtral", "mixtral_window", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "gpt_oss-mxfp4"),
-    *("glm4_moe", "granitemoe", "ernie4_5_moe", "dots1"),
+    *("glm4_moe", "granitemoe", "ernie4_5_moe", "dots1", "deepseek_v2", "deepseek_v3"),
 }
 IDS = [int(i) for i in np.random.default_rng(0).integers(0, 64, 23)]
 
 
 @cache
-def model(case: str, backend: str, numerics: str, threads: int | None = None) -> tinymoe.Model:
+def model(
+    case: str, backend: str, numerics: str, threads: int | None = None, latent: str | None = None
+) -> tinymoe.Model:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of checkpoints' own oddities: tested elsewhere
-        return tinymoe.load(ROOT / case, backend=backend, numerics=numerics, threads=threads)
+        return tinymoe.load(
+            ROOT / case, backend=backend, numerics=numerics, threads=threads, latent=latent
+        )
 
 
 def covered(case: str) -> bool:
@@ -60,6 +64,15 @@ def test_every_activation_is_the_definition_s(case, numerics):
     wanted = reference.trace(IDS, ["*"])
     assert list(mine) == list(wanted)
     assert {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in wanted.items()}
+    report = diff(reference.params, reference.config, mine, reference.numerics)
+    assert report.agrees, verdict(report)
+
+
+@pytest.mark.parametrize("case", ["deepseek_v2", "deepseek_v3"])
+def test_the_absorbed_form_is_the_definition_s(case):
+    reference = model(case, "numpy", "fp32", None, "absorbed")
+    mine = model(case, "numba", "fp32", None, "absorbed").trace(IDS, ["*"])
+    assert mine["layers.0.attn.k"].shape[1] == 1  # one key for all heads
     report = diff(reference.params, reference.config, mine, reference.numerics)
     assert report.agrees, verdict(report)
 
@@ -108,7 +121,7 @@ def run_in(case: str, threads: int, pieces: list[int], others: int) -> bytes:
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(
-    case=st.sampled_from(["qwen3_moe", "gpt_oss", "mixtral_window"]),
+    case=st.sampled_from(["qwen3_moe", "gpt_oss", "mixtral_window", "deepseek_v3"]),
     threads=st.sampled_from([1, 2, 4]),
     cuts=st.lists(st.integers(1, 22), max_size=6, unique=True),
     others=st.integers(0, 5),
