@@ -53,6 +53,8 @@ class Plan:
 class Ours:
     """tinymoe with its matrices in one format: a contestant as the peers are."""
 
+    warms = True
+
     def __init__(self, built: Built, lines: Sequence[Line], clock: Clock, seed: int = 0) -> None:
         self.built, self._clock = built, clock
         self.works = [Work(built.subject, line, seed) for line in lines]
@@ -175,6 +177,8 @@ def _rounds(
         timed = number >= plan.warmup
         ordered = everyone if number % 2 == 0 else list(reversed(everyone))
         for place, one in enumerate(ordered):
+            if not timed and not one.warms:
+                continue
             what = f"round {number + 1 - plan.warmup}" if timed else "warming up"
             part = (number + place / len(ordered)) / rounds
             progress(f"{what}: {one.name}", 0.2 + 0.8 * part)

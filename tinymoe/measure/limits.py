@@ -20,7 +20,7 @@ from tinymoe.kernels.cpu.simd import LANES, fma, load, prefetch, splat, store
 from tinymoe.measure.machine import Clock, free_memory, probe_bytes
 
 STREAMS, LINE = 4, 64
-ROUNDS = 500_000  # of the multiply-adds: a few milliseconds
+ROUNDS = 6_000_000  # of the multiply-adds: 10 ms, beside which waking a thread is nothing
 OWN = 1024  # bytes of a thread's own, where sums go, or the compiler would drop the loop
 
 

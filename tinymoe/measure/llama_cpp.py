@@ -29,6 +29,8 @@ PART = 256  # positions: a sequence's share of llama.cpp's cache is a multiple o
 class LlamaCpp:
     """One GGUF file on llama.cpp."""
 
+    warms = False  # a process of its own in every round, which drops its first run
+
     def __init__(
         self,
         program: str,

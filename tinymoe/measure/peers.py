@@ -21,6 +21,7 @@ class Peer(Protocol):
     form: str  # the format of its matrices: a key of `stored.BYTES`
     counts: str  # what its tokens/s count, in a sentence
     versions: dict[str, str]
+    warms: bool  # a round before the timed ones makes it faster in these
 
     def rates(self, lines: Sequence[Line]) -> list[float | None]:
         """Tokens a second of each line, once; None for a line that it has no measurement of."""

@@ -25,7 +25,7 @@ CHILD = Path(__file__).with_name("transformers_child.py")
 class Transformers:
     """The model in bfloat16 on transformers and torch."""
 
-    name, form = "transformers bf16", "bf16"
+    name, form, warms = "transformers bf16", "bf16", True
     counts = (
         "a plain loop over the model with its cache, no `generate`: prompt or decoded tokens over "
         "the seconds of the calls, logits of the last token, random tokens, nothing sampled; of "
