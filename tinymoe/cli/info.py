@@ -48,7 +48,8 @@ def info(
         if backend is not None:
             from tinymoe.kernels import ops_where
 
-            facts["ops"] = ops_where(backend)
+            config = read_config(checkpoint.config)
+            facts["ops"] = {**_whole_step(backend, config), **ops_where(backend)}
         if as_json:
             report.print_json(facts)
         else:
@@ -99,6 +100,19 @@ def describe(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
         "end_ids": list(checkpoint.end_ids),
         "sampling": _sampling(checkpoint),
     }
+
+
+def _whole_step(backend: str, config: ModelConfig) -> dict[str, str]:
+    """Whether a compiled step covers the model; the ops are then for traces of single layers."""
+    if backend != "numba":
+        return {}
+    from tinymoe.core import NUMERICS
+    from tinymoe.kernels.cpu.step import uncovered
+
+    reason = uncovered(config, NUMERICS["fp32"])
+    if reason is not None:
+        return {"the whole step": f"op by op, as below: no kernels for {reason}"}
+    return {"the whole step": "numba: one compiled call (fp32, bf16); below, op by op otherwise"}
 
 
 def _kinds(cards: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
