@@ -127,7 +127,7 @@ class Model:
         # a step that holds weights in a form of its own reads them once, layer by layer
         self._packs = ops.step is not None and ops.step.covers(self.generating, numerics)
         self.params: Params = load_params(
-            checkpoint, self.config, numerics, memory, on_demand or self._packs
+            checkpoint, self.config, numerics, memory, on_demand, as_stored=self._packs
         )
         self._tokenizer: Tokenizer | None = None
 

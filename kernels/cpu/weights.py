@@ -1,7 +1,7 @@
 """A model's weights as the step's kernels want them: matrices as tiles, vectors as they are.
 
-Layers are packed one at a time, so that with weights that are read on demand a model is never in
-memory twice.
+Layers are packed one at a time, from matrices that are read as they are stored
+(`families/as_stored.py`), so that a model is never in memory twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from tinymoe.core import Array, TinymoeError
 from tinymoe.kernels.cpu.batch import aligned
 from tinymoe.kernels.cpu.latent import absorbed
-from tinymoe.kernels.cpu.pack import Packed, order_of, pack
+from tinymoe.kernels.cpu.pack import Packed, order_of, pack, pack_values
 from tinymoe.kernels.cpu.simd import LANES
 from tinymoe.model.on_demand import OnDemand
 from tinymoe.model.params import (
@@ -148,11 +148,11 @@ def bias_of(values: Array | None, *, gate_up: bool = False) -> Array | None:
 def weights_of(params: Params, progress: Progress | None = None, packer: Packer = pack) -> Weights:
     """Pack everything; `progress` is told of each layer.
 
-    `packer` packs what a layer multiplies with, and the head; routers and the embedding, which
-    checkpoints do not quantise, are packed as they are.
+    `packer` packs what a layer multiplies with, and the head; routers are packed as they are
+    stored. The embedding is looked up, not multiplied: its tiles are values.
     """
     tied = params.head is params.embed and packer is pack
-    embed = pack(_array(params.embed))
+    embed = pack_values(_array(params.embed))
     layers = []
     for index in range(len(params.layers)):  # not `for layer in`: read, packed, and dropped
         layers.append(_layer(params.layers[index], index, packer))

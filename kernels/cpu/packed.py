@@ -1,0 +1,62 @@
+"""A weight as tiles, and in which order its rows lie there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinymoe.core import Array
+from tinymoe.kernels.cpu.simd import LANES
+from tinymoe.kernels.cpu.tiles import ROWS, Format
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A matrix (N, K), or E of them, as tiles."""
+
+    form: Format
+    data: Array  # uint8, E * pairs * pair_bytes of them
+    experts: int  # 1 of a plain matrix
+    rows: int  # N
+    columns: int  # K
+    pairs: int  # of 32 rows, in each matrix
+    row_scales: Array | None  # (E, pairs * 32) float32: factors that come last; None: all 1
+
+    @property
+    def pair_bytes(self) -> int:
+        """Of 32 rows."""
+        return self.form.pair_bytes(self.columns)
+
+    @property
+    def padded(self) -> int:
+        """K as kernels see it; what lies behind K in x must be finite, its weights are 0."""
+        return self.form.columns(self.columns)
+
+    @property
+    def nbytes(self) -> int:
+        """In memory."""
+        return self.data.nbytes + (0 if self.row_scales is None else self.row_scales.nbytes)
+
+
+def order_of(rows: int, gate_up: bool) -> Array:
+    """Which row lies at each place of the tiles; -1: none.
+
+    Of a gate-up matrix (2I, K), gate rows above, each pair holds 16 of gate, then the same of up.
+    """
+    if not gate_up:
+        place = np.arange(-(-rows // ROWS) * ROWS)
+        return np.where(place < rows, place, -1)
+    half = rows // 2
+    unit = np.arange(-(-half // LANES) * LANES)
+    unit = np.where(unit < half, unit, -1).reshape(-1, 1, LANES)
+    up = np.where(unit < 0, -1, unit + half)
+    return np.concatenate([unit, up], axis=1).reshape(-1)
+
+
+def placed(values: Array, order: Array, columns: int) -> Array:
+    """Rows in the order of the tiles, zeros where there is none: (pairs, 2, 16, columns)."""
+    out = np.zeros((len(order), columns), values.dtype)
+    there = order >= 0
+    out[there, : values.shape[1]] = values[order[there]]
+    return out.reshape(-1, 2, LANES, columns)
