@@ -46,7 +46,7 @@ class CpuOps:
         rows, out = _given(x), np.empty(x.shape, np.float32)
         width = x.shape[-1]
         self._run(
-            _tokens(rows.size // (parts * width)),
+            tokens_alone(rows.size // (parts * width)),
             norms.rmsnorm,
             x=rows,
             x_stride=parts * width,
@@ -76,7 +76,7 @@ class CpuOps:
         cosine, sine = (_given(table) for table in tables)
         _, count, dim = x.shape
         self._run(
-            _tokens(len(x)),
+            tokens_alone(len(x)),
             turning.rope,
             x=heads,
             x_stride=count * dim,
@@ -217,7 +217,7 @@ class CpuOps:
         self.team.run(program.code, header.address)
 
 
-def _tokens(count: int) -> Batch:
+def tokens_alone(count: int) -> Batch:
     """A batch of so many rows, of which nothing else is known."""
     none = np.zeros(count, np.int64)
     return Batch(none, none, (), none[:0])

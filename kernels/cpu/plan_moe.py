@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinymoe.core import Array
+from tinymoe.core import Array, RouterCard
 from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu import routing
 from tinymoe.kernels.cpu.residual import combine
@@ -63,6 +63,25 @@ def plan_moe(plan: Plan, x: Array, params: Moe, layer: int) -> Array:
     return out
 
 
+def route_arguments(card: RouterCard) -> dict[str, Any]:
+    """What a card says, as the arguments of `routing.route`."""
+    two = card.group_score != "max"
+    return {
+        "experts": card.experts,
+        "top_k": card.top_k,
+        "score": SCORES[card.score],
+        "weight_from": SOURCES[card.weight_from],
+        "groups": card.groups,
+        "groups_kept": card.groups_kept,
+        "group_score": routing.TWO_OF_GROUP if two else routing.MAX_OF_GROUP,
+        "masked": -np.inf if card.dropped_group == "-inf" else 0.0,
+        "renormalise": card.renormalise,
+        "epsilon": float(card.renorm_epsilon),
+        "floor": float(card.renorm_floor),
+        "scale": float(card.scale),
+    }
+
+
 def _route(plan: Plan, normed: Array, params: Moe, name: str) -> tuple[Array, Array, Array]:
     """Logits and the five steps: weights (T, K), and the slots in expert order."""
     card, buffers, tokens = plan.config.router, plan.buffers, plan.buffers.tokens
@@ -83,19 +102,8 @@ def _route(plan: Plan, normed: Array, params: Moe, name: str) -> tuple[Array, Ar
         routing.route,
         logits=logits,
         stride=logits.shape[1],
-        experts=experts,
-        top_k=top_k,
         bias=params.selection_bias,
-        score=SCORES[card.score],
-        weight_from=SOURCES[card.weight_from],
-        groups=card.groups,
-        groups_kept=card.groups_kept,
-        group_score=(routing.MAX_OF_GROUP if card.group_score == "max" else routing.TWO_OF_GROUP),
-        masked=-np.inf if card.dropped_group == "-inf" else 0.0,
-        renormalise=card.renormalise,
-        epsilon=float(card.renorm_epsilon),
-        floor=float(card.renorm_floor),
-        scale=float(card.scale),
+        **route_arguments(card),
         scores=scores,
         ids=ids,
         weights=weights,
@@ -104,7 +112,13 @@ def _route(plan: Plan, normed: Array, params: Moe, name: str) -> tuple[Array, Ar
         offsets=offsets,
     )
     plan.program.add(
-        routing.permute, ids=ids, experts=experts, top_k=top_k, order=order, offsets=offsets
+        routing.permute,
+        ids=ids,
+        experts=experts,
+        top_k=top_k,
+        above=routing.ALONE,
+        order=order,
+        offsets=offsets,
     )
     plan.tap(f"{name}.router.logits", logits, experts)
     plan.tap(f"{name}.router.scores", scores, experts)

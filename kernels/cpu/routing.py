@@ -222,10 +222,13 @@ def _as_f32(place, value):  # type: ignore[no-untyped-def]
     return f32_at(place)
 
 
-@kernel("ids experts top_k order offsets")
+@kernel("ids experts top_k above order offsets")
 def permute(args: Any, batch: Any, thread: Any, threads: Any) -> None:
-    """ids (T, K) -> order (T*K,), offsets (E + 1,), where `route` has not done it."""
-    ids, experts, top_k, order, offsets = arguments(args, 5)
+    """ids (T, K) -> order (T*K,), offsets (E + 1,), of more than `above` tokens.
+
+    In a step that is ALONE: `route` has sorted so few.
+    """
+    ids, experts, top_k, above, order, offsets = arguments(args, 6)
     tokens = word(batch, TOKENS)
-    if tokens > ALONE and thread == 0:
+    if tokens > above and thread == 0:
         _sort(ids, tokens * top_k, experts, order, offsets)
