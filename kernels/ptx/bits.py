@@ -184,6 +184,8 @@ def permute(kernel: Kernel, i: Instruction) -> Action:
         raise UnsupportedError("only prmt.b32 in its default mode is supported")
 
     def run(a: Array, b: Array, selector: Array) -> Array:
+        if len(selector) == 1:  # a constant, as compilers write it
+            return _permuted(a, b, int(selector[0]))
         pair = (b.astype("u8") << np.uint64(32)) | a
         out = np.zeros(np.broadcast_shapes(pair.shape, selector.shape), "u4")
         for k in range(4):
@@ -194,6 +196,19 @@ def permute(kernel: Kernel, i: Instruction) -> Action:
         return out
 
     return compute(kernel, i, run, [U32] * 3, U32)
+
+
+def _permuted(a: Array, b: Array, selector: int) -> Array:
+    """`prmt` by one selector for all threads."""
+    out = np.zeros(np.broadcast_shapes(a.shape, b.shape), "u4")
+    for k in range(4):
+        nibble = selector >> 4 * k & 15
+        source = b if nibble & 4 else a
+        octet = (source >> np.uint32(8 * (nibble & 3))) & np.uint32(0xFF)
+        if nibble & 8:  # the sign of the byte, eight times
+            octet = (octet >> np.uint32(7)) * np.uint32(0xFF)
+        out |= octet << np.uint32(8 * k)
+    return out
 
 
 @decoder("lop3")
