@@ -57,7 +57,7 @@ assert np.array_equal(out, 2 * x + 100)
 # --------------
 # The whole trick of the machine: *a register is an array with an element for each thread*. So an
 # instruction is one line of NumPy, and a branch is a mask of the threads that go on. Here it is for
-# the opcodes of this kernel. Compute the block wrongly (``thread % grid`` for ``thread // block``),
+# the opcodes of this kernel. Compute the block wrongly (``0 * thread`` for ``thread // block``),
 # or let a thread past the end go on (``>`` for ``>=``), and see what happens.
 
 
