@@ -34,8 +34,8 @@ def _prefetch(builder: Any, address: Any) -> None:
 prefetch_far = _op(types.void, (types.int64,), _prefetch, "Ask for a line, but not so near.")
 
 
-@njit(inline="always")  # type: ignore[misc]
-def nothing_ahead(ahead):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def nothing_ahead(ahead):
     """Ask for nothing."""
     put_i64(ahead + LEFT, 0)
     put_i64(ahead + ROW, 0)
@@ -43,8 +43,8 @@ def nothing_ahead(ahead):  # type: ignore[no-untyped-def]
     put_i64(ahead + AT_A_TIME, 0)
 
 
-@njit(inline="always")  # type: ignore[misc]
-def begin_ahead(ahead, rows, lines, calls):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def begin_ahead(ahead, rows, lines, calls):
     """The first `rows` rows of the list, `lines` cache lines each, in so many calls of `ask`."""
     put_i64(ahead + LEFT, 0)
     put_i64(ahead + ROW, 0)
@@ -54,7 +54,7 @@ def begin_ahead(ahead, rows, lines, calls):  # type: ignore[no-untyped-def]
 
 
 @part
-def ask(ahead):  # type: ignore[no-untyped-def]
+def ask(ahead):
     """Ask for a few more lines."""
     row, stop = i64_at(ahead + ROW), i64_at(ahead + STOP)
     at, left = i64_at(ahead + AT), i64_at(ahead + LEFT)

@@ -45,7 +45,7 @@ from tinymoe.kernels.cpu.spans import KEYS, clear, finish, fold, weigh
 
 
 @part
-def addresses(args, batch, mine, t, n, item, begin, end):  # type: ignore[no-untyped-def]
+def addresses(args, batch, mine, t, n, item, begin, end):
     """Fill a thread's lists for positions begin .. end - 1 and one part of a key head's queries.
 
     Lists of keys and values begin at the span's first position; what is missing of the 16 around
@@ -84,7 +84,7 @@ def addresses(args, batch, mine, t, n, item, begin, end):  # type: ignore[no-unt
 
 
 @part
-def score(mine, dim, value_dim, begin, end, own_key, count, rows):  # type: ignore[no-untyped-def]
+def score(mine, dim, value_dim, begin, end, own_key, count, rows):
     """q . k of all rows and keys at places begin .. end - 1 of a span, to the rows of weights.
 
     The first `count` rows' own key is at place `own_key`, the next ones' after it: rows that come
@@ -107,7 +107,7 @@ def score(mine, dim, value_dim, begin, end, own_key, count, rows):  # type: igno
 
 
 @part
-def mix(mine, dim, value_dim, row, rows, begin, end, result):  # type: ignore[no-untyped-def]
+def mix(mine, dim, value_dim, row, rows, begin, end, result):
     """Values at places begin .. end - 1 of a span, weighted, onto P of `rows` rows from `row`."""
     if begin < end and rows > 0:
         _, weights, _, values, _, _, _, _, _, ahead, _ = places(mine, dim, value_dim)
@@ -118,7 +118,7 @@ def mix(mine, dim, value_dim, row, rows, begin, end, result):  # type: ignore[no
 
 
 @part
-def look_back(args, batch, mine, t, n, item, span, result):  # type: ignore[no-untyped-def]
+def look_back(args, batch, mine, t, n, item, span, result):
     """One block's m, l and P of one span, to `result`: a row for each token's each query."""
     given = arguments(args, COUNT)
     dim, value_dim, scale, window, chunk = given[4], given[5], given[12], given[13], given[14]
@@ -155,7 +155,7 @@ def look_back(args, batch, mine, t, n, item, span, result):  # type: ignore[no-u
 
 
 @part
-def look_ahead(args, batch, mine, t, n, span):  # type: ignore[no-untyped-def]
+def look_ahead(args, batch, mine, t, n, span):
     """Begin to ask for a span of a block, or, where the block has no more, of the next block."""
     given = arguments(args, COUNT)
     heads, kv_heads, dim, value_dim, window, chunk = (
@@ -192,7 +192,7 @@ def look_ahead(args, batch, mine, t, n, span):  # type: ignore[no-untyped-def]
 
 
 @part
-def write_out(args, t, n, item, count, rows):  # type: ignore[no-untyped-def]
+def write_out(args, t, n, item, count, rows):
     """Finish a block's rows: to `out`."""
     given = arguments(args, COUNT)
     heads, kv_heads, value_dim, sinks = given[2], given[3], given[5], given[15]

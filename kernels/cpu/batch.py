@@ -35,20 +35,20 @@ def aligned(words: int, dtype: Any = np.float32) -> Array:
     return buffer[start : start + size].view(dtype)
 
 
-@njit(inline="always")  # type: ignore[misc]
-def word(batch, number):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def word(batch, number):
     """A word of the header at address `batch`."""
     return i64_at(batch + 8 * number)
 
 
-@njit(inline="always")  # type: ignore[misc]
-def own(batch, thread):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def own(batch, thread):
     """Address of a thread's own memory."""
     return word(batch, OWN) + thread * word(batch, OWN_BYTES)
 
 
-@njit(inline="always")  # type: ignore[misc]
-def share(count, thread, threads):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def share(count, thread, threads):
     """(first, last + 1) of a thread's part of `count` things: equal to one, in order."""
     return count * thread // threads, count * (thread + 1) // threads
 

@@ -19,14 +19,14 @@ FIELDS = (
 COUNT = len(FIELDS.split())
 
 
-@njit(inline="always")  # type: ignore[misc]
-def row_bytes(value_dim):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def row_bytes(value_dim):
     """Of one query's m, l (16 words, so that P begins at a cache line) and P."""
     return 64 + (value_dim + 15) // 16 * 64
 
 
 @part
-def places(mine, dim, value_dim):  # type: ignore[no-untyped-def]
+def places(mine, dim, value_dim):
     """Where things are in a thread's memory; the last is its end.
 
     Addresses of queries, of rows of weights, of keys, of values, of dimensions; dimensions of 64
@@ -62,8 +62,8 @@ def record_rows(threads: int, heads: int, kv_heads: int, context: int) -> int:
     return int(tokens * kv_heads * parts * each * (context // KEYS + 1))
 
 
-@njit(inline="always")  # type: ignore[misc]
-def first_seen(position, window, chunk):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def first_seen(position, window, chunk):
     """The earliest key that a token sees; 0 is no window, no chunk."""
     first = 0
     if window:
@@ -73,8 +73,8 @@ def first_seen(position, window, chunk):  # type: ignore[no-untyped-def]
     return first
 
 
-@njit(inline="always")  # type: ignore[misc]
-def block_shape(heads, kv_heads):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def block_shape(heads, kv_heads):
     """(parts of a key head's queries, queries of a part, tokens of a block)."""
     group = heads // kv_heads
     parts = (group + ROWS - 1) // ROWS
@@ -83,7 +83,7 @@ def block_shape(heads, kv_heads):  # type: ignore[no-untyped-def]
 
 
 @part
-def block_at(batch, t, tokens):  # type: ignore[no-untyped-def]
+def block_at(batch, t, tokens):
     """How many tokens from t on are a block: of one run, `tokens` at most."""
     count, run_of = word(batch, TOKENS), word(batch, RUN_OF)
     n = 1
@@ -93,7 +93,7 @@ def block_at(batch, t, tokens):  # type: ignore[no-untyped-def]
 
 
 @part
-def spans_of(batch, t, n, window, chunk):  # type: ignore[no-untyped-def]
+def spans_of(batch, t, n, window, chunk):
     """(first span, last + 1) that tokens t .. t + n - 1 of a run see."""
     positions = word(batch, POSITIONS)
     first = first_seen(i64_at(positions + 8 * t), window, chunk)
@@ -101,7 +101,7 @@ def spans_of(batch, t, n, window, chunk):  # type: ignore[no-untyped-def]
 
 
 @part
-def by_spans(args, batch, threads):  # type: ignore[no-untyped-def]
+def by_spans(args, batch, threads):
     """Whether spans are shared out as well: blocks are few, one has several, the records fit."""
     given = arguments(args, COUNT)
     heads, kv_heads, window, chunk, room = given[2], given[3], given[13], given[14], given[20]

@@ -96,7 +96,7 @@ _TWO_WIDE, _ONE_WIDE = grid(2, 2), grid(1, 4)
 
 
 @part
-def products(queries, xs, x_skip, rows, count, sums, sums_step, width, ahead):  # type: ignore[no-untyped-def]
+def products(queries, xs, x_skip, rows, count, sums, sums_step, width, ahead):
     """As `grid`, for any number of queries and any width of the rows.
 
     Six queries share a row's 16 lanes. Fewer than six leave registers for more of the lanes.
@@ -141,8 +141,8 @@ def products(queries, xs, x_skip, rows, count, sums, sums_step, width, ahead):  
         q += together
 
 
-@njit(inline="always")  # type: ignore[misc]
-def _last(x, rows, row_skip, count, sums, left):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _last(x, rows, row_skip, count, sums, left):
     """One query and the last lanes of rows, fewer than 16: nothing past them is read."""
     total = load_part(sums, left)
     for k in range(count):
@@ -190,7 +190,7 @@ transpose = _op(
 
 
 @part
-def turned(rows, dims, to, step):  # type: ignore[no-untyped-def]
+def turned(rows, dims, to, step):
     """`dims` numbers of each of 8 listed rows, as `dims` rows of 8 at `to`, `step` bytes apart."""
     d = 0
     while d + 8 <= dims:

@@ -33,7 +33,7 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """Numba's cache on disk, whose entries end with any change of any kernel."""
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
@@ -64,7 +64,7 @@ class Kernel:
         if self._made is None:
             signature = types.void(*[types.int64] * self.arity)
             options = {"error_model": "numpy", "nopython": True}
-            made = CFunc(self.function, (signature.args, signature.return_type), {}, options)
+            made: Any = CFunc(self.function, (signature.args, signature.return_type), {}, options)
             try:
                 made._cache = _Cache(self.function)
             except RuntimeError:  # no folder to write to: compile every time
@@ -98,7 +98,7 @@ def helper(function: Callable[..., None]) -> Kernel:
 
 # A function that kernels call, compiled together with them: it has no door to Python, and divides
 # as they do, without a look at the divisor.
-part: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(
+part: Callable[[Callable[..., Any]], Any] = njit(
     error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
 )
 
@@ -124,7 +124,7 @@ call_kernel = _caller(4)  # (address, args, batch, thread, threads)
 call_helper = _caller(6)  # (address, six numbers)
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[misc]
+@intrinsic(prefer_literal=True)
 def arguments(typingctx: Any, args: Any, count: Any) -> Any:
     """The first `count` (a literal) numbers at address `args`, as a tuple."""
     if not isinstance(count, types.IntegerLiteral):

@@ -29,8 +29,8 @@ OWN_WORDS = SCRATCH // 8 + AT_ONCE + AT_ONCE * 32 // 2  # of a thread's memory: 
 # addresses of x, sums
 
 
-@njit(inline="always")  # type: ignore[misc]
-def _scaled(sums, scales, bias, place):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _scaled(sums, scales, bias, place):
     """16 sums times their rows' scales, plus their biases; both lie in the order of the tiles."""
     v = load(sums)
     if scales:
@@ -40,8 +40,8 @@ def _scaled(sums, scales, bias, place):  # type: ignore[no-untyped-def]
     return v
 
 
-@njit(inline="always")  # type: ignore[misc]
-def _activated(gate, up, kind, limit, alpha):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _activated(gate, up, kind, limit, alpha):
     """silu(gate) * up, or gpt-oss's clamped form; see `model.experts.swiglu`."""
     if kind == SWIGLU:
         return silu(gate) * up

@@ -38,8 +38,8 @@ MAGIC = 12582912.0
 MAGIC_BITS = 0x4B400000
 
 
-@njit(inline="always")  # type: ignore[misc]
-def exp(x):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def exp(x):
     """e^x of 16 float32, within 1 unit in the last place (of 2^-149 where that is subnormal).
 
     e^-inf is 0, from 88.73 on it is inf, NaN stays NaN. The bound, in u = 2^-24 of the result:
@@ -66,32 +66,32 @@ def exp(x):  # type: ignore[no-untyped-def]
     return p * _two_to(half) * _two_to(power - half)
 
 
-@njit(inline="always")  # type: ignore[misc]
-def _two_to(power):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _two_to(power):
     """2^power for whole numbers from -126 to 127: the exponent's bits."""
     return as_f32(left(power + splat_i32(127), 23))
 
 
-@njit(inline="always")  # type: ignore[misc]
-def sigmoid(x):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def sigmoid(x):
     """1 / (1 + e^-x), by the half that does not overflow, as the definition has it."""
     power = exp(splat(0.0) - absolute(x))
     return pick(x, splat(0.0), power, splat(1.0)) / (splat(1.0) + power)
 
 
-@njit(inline="always")  # type: ignore[misc]
-def silu(x):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def silu(x):
     """x / (1 + e^-x), as the definition has it: -0 where e^-x is infinite, NaN at -inf."""
     return x / (splat(1.0) + exp(splat(0.0) - x))
 
 
 @part
-def exp_one(x):  # type: ignore[no-untyped-def]
+def exp_one(x):
     """e^x of one float32: the same bits as in a vector."""
     return lane0(exp(splat(x)))
 
 
 @part
-def sigmoid_one(x):  # type: ignore[no-untyped-def]
+def sigmoid_one(x):
     """Sigmoid of one float32: the same bits as in a vector."""
     return lane0(sigmoid(splat(x)))

@@ -24,8 +24,8 @@ _SIX, _FOUR = (times(UNPACKED, tokens, 1) for tokens in (6, 4))
 _THREE, _TWO, _ONE = (times(UNPACKED, tokens, 2) for tokens in (3, 2, 1))
 
 
-@njit(inline="always")  # type: ignore[misc]
-def _unpacked(rows, skip, count, tokens, sums, scratch):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _unpacked(rows, skip, count, tokens, sums, scratch):
     """Every token times `count` unpacked columns of both tiles."""
     t = 0
     while t + 6 <= tokens:

@@ -16,6 +16,7 @@ from tinymoe.kernels.cpu import attention as kernels
 from tinymoe.kernels.cpu import norm as norms
 from tinymoe.kernels.cpu import rope as turning
 from tinymoe.kernels.cpu.batch import TOKENS, Header, aligned
+from tinymoe.kernels.cpu.blocks import row_bytes
 from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.program import Program
 from tinymoe.kernels.cpu.team import Team
@@ -189,7 +190,7 @@ class CpuOps:
             "out": out,
             "out_stride": heads * value_dim,
             "rounding": numerics.storage == "bfloat16",
-            "records": aligned(room * int(kernels.row_bytes.py_func(value_dim)) // 4),
+            "records": aligned(room * int(row_bytes.py_func(value_dim)) // 4),
             "room": room,
         }
         own = kernels.own_bytes(dim, value_dim)

@@ -48,7 +48,7 @@ def order_of(rows: int, gate_up: bool) -> Array:
         place = np.arange(-(-rows // ROWS) * ROWS)
         return np.where(place < rows, place, -1)
     half = rows // 2
-    unit = np.arange(-(-half // LANES) * LANES)
+    unit: Array = np.arange(-(-half // LANES) * LANES)
     unit = np.where(unit < half, unit, -1).reshape(-1, 1, LANES)
     up = np.where(unit < 0, -1, unit + half)
     return np.concatenate([unit, up], axis=1).reshape(-1)

@@ -35,14 +35,14 @@ def own_words(experts: int, top_k: int) -> int:
     return 4 * (experts + 64) + 4 * (top_k + 16)
 
 
-@njit(inline="always")  # type: ignore[misc]
-def _above(a, b):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _above(a, b):
     """a is chosen before b, its index being the higher one: NaN is below every number."""
     return a > b or (b != b and a == a)
 
 
-@njit  # type: ignore[misc]
-def _softmax(logits, out, count):  # type: ignore[no-untyped-def]
+@njit
+def _softmax(logits, out, count):
     """The row's maximum off first; the sum by ascending index."""
     top = f32_at(logits)
     for e in range(1, count):
@@ -58,8 +58,8 @@ def _softmax(logits, out, count):  # type: ignore[no-untyped-def]
         put_f32(out + 4 * e, f32_at(out + 4 * e) / total)
 
 
-@njit  # type: ignore[misc]
-def _best(values, marks, count):  # type: ignore[no-untyped-def]
+@njit
+def _best(values, marks, count):
     """The index of the largest that is not marked, the lowest of equals; -1 if all are."""
     best = -1
     for e in range(count):
@@ -70,8 +70,8 @@ def _best(values, marks, count):  # type: ignore[no-untyped-def]
     return best
 
 
-@njit  # type: ignore[misc]
-def _drop_groups(choice, experts, groups, kept, rule, masked, ratings, marks):  # type: ignore[no-untyped-def]
+@njit
+def _drop_groups(choice, experts, groups, kept, rule, masked, ratings, marks):
     """Experts of all but the `kept` best groups get `masked`; NaN stays (vllm#39288)."""
     size = experts // groups
     for g in range(groups):
@@ -94,8 +94,8 @@ def _drop_groups(choice, experts, groups, kept, rule, masked, ratings, marks):  
                     put_f32(choice + 4 * e, masked)
 
 
-@njit  # type: ignore[misc]
-def _by_weight(ids, weights, count):  # type: ignore[no-untyped-def]
+@njit
+def _by_weight(ids, weights, count):
     """Largest weight first, equal ones by ascending id, as which they come in."""
     for done in range(1, count):
         index, weight = i64_at(ids + 8 * done), f32_at(weights + 4 * done)
@@ -108,8 +108,8 @@ def _by_weight(ids, weights, count):  # type: ignore[no-untyped-def]
         put_f32(weights + 4 * place, weight)
 
 
-@njit  # type: ignore[misc]
-def _sort(ids, count, experts, order, offsets):  # type: ignore[no-untyped-def]
+@njit
+def _sort(ids, count, experts, order, offsets):
     """Slots by expert, a stable counting sort: order (count,), offsets (E + 1,)."""
     for e in range(experts + 1):
         put_i64(offsets + 8 * e, 0)
@@ -195,8 +195,8 @@ def route(args: Any, batch: Any, thread: Any, threads: Any) -> None:
         _sort(ids, tokens * top_k, experts, order, offsets)
 
 
-@njit  # type: ignore[misc]
-def _weigh(raw, out, count, total, renormalise, epsilon, floor, scale):  # type: ignore[no-untyped-def]
+@njit
+def _weigh(raw, out, count, total, renormalise, epsilon, floor, scale):
     """Renorm and scale, each a rounding of its own: raw (K,) to out (K,)."""
     if epsilon != 0.0:
         put_f32(raw + 4 * count, total)
@@ -215,8 +215,8 @@ def _weigh(raw, out, count, total, renormalise, epsilon, floor, scale):  # type:
         put_f32(out + 4 * k, value)
 
 
-@njit(inline="always")  # type: ignore[misc]
-def _as_f32(place, value):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _as_f32(place, value):
     """A float64 rounded to float32, by way of memory."""
     put_f32(place, value)
     return f32_at(place)

@@ -7,14 +7,14 @@ from numba import njit
 from tinymoe.kernels.cpu.simd import load, load_part, store, store_part, to_bf16
 
 
-@njit(inline="always")  # type: ignore[misc]
-def piece(address, left):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def piece(address, left):
     """16 float32, or as many as are `left` of the row and then zeros."""
     return load(address) if left >= 16 else load_part(address, left)
 
 
-@njit(inline="always")  # type: ignore[misc]
-def put_piece(address, v, left):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def put_piece(address, v, left):
     """Write 16 float32, or as many as are `left` of the row."""
     if left >= 16:
         store(address, v)
@@ -22,8 +22,8 @@ def put_piece(address, v, left):  # type: ignore[no-untyped-def]
         store_part(address, v, left)
 
 
-@njit(inline="always")  # type: ignore[misc]
-def kept(v, rounding):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def kept(v, rounding):
     """Rounded to storage: to BF16 if `rounding`."""
     if rounding:
         v = to_bf16(v)

@@ -29,7 +29,7 @@ _F, _I, _L = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _B, _H = ir.IntType(8), ir.IntType(16)
 
 
-class _Vector(types.Type):  # type: ignore[misc]
+class _Vector(types.Type):
     """A Numba type whose values are LLVM vectors."""
 
     def __init__(self, name: str, element: ir.Type, lanes: int) -> None:
@@ -38,7 +38,7 @@ class _Vector(types.Type):  # type: ignore[misc]
 
 
 @register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     """Held as LLVM holds it."""
 
     def __init__(self, dmm: Any, fe_type: _Vector) -> None:
@@ -216,7 +216,7 @@ def _operators(vector: _Vector, table: dict[Any, Callable[..., Any]]) -> None:
     """`a + b` and so on for two vectors of a kind, lane by lane."""
     for sign, build in table.items():
 
-        class Both(ConcreteTemplate):  # type: ignore[misc]
+        class Both(ConcreteTemplate):
             key = sign
             cases: ClassVar = [vector(vector, vector)]
 
@@ -327,8 +327,8 @@ largest = _op(
 lane0 = _op(types.float32, (F32,), lambda b, x: b.extract_element(x, _I(0)), "The first lane.")
 
 
-@njit(inline="always")  # type: ignore[misc]
-def to_bf16(x):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def to_bf16(x):
     """Rounded to BF16, ties to even, kept as float32. NaN stays NaN."""
     word = bits(x)
     odd = right(word, 16) & splat_i32(1)

@@ -39,14 +39,14 @@ lane = _op(
 )
 
 
-@njit(inline="always")  # type: ignore[misc]
-def offset(m):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def offset(m):
     """What comes off scores whose largest is m: -inf - -inf would be NaN."""
     return m if m != NOTHING else np.float32(0.0)
 
 
-@njit(inline="always")  # type: ignore[misc]
-def clear(row, width):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def clear(row, width):
     """Of no keys at all."""
     put_f32(row, NOTHING)
     put_f32(row + 4, 0.0)
@@ -55,7 +55,7 @@ def clear(row, width):  # type: ignore[no-untyped-def]
 
 
 @part
-def weigh(p, begin, end, scale, row):  # type: ignore[no-untyped-def]
+def weigh(p, begin, end, scale, row):
     """Products q . k at places begin .. end - 1 of p to weights e^(scale q . k - m); m, l to row.
 
     Weights of other places, up to whole pieces of 16, become 0. At least one key is seen.
@@ -79,7 +79,7 @@ def weigh(p, begin, end, scale, row):  # type: ignore[no-untyped-def]
 
 
 @part
-def fold(row, other, width):  # type: ignore[no-untyped-def]
+def fold(row, other, width):
     """The keys of `other`, which come later, into `row`. Of no keys: nothing changes."""
     if f32_at(other + 4) == 0.0:
         return
@@ -98,7 +98,7 @@ def fold(row, other, width):  # type: ignore[no-untyped-def]
 
 
 @part
-def finish(row, sink, has_sink, width, out, rounding):  # type: ignore[no-untyped-def]
+def finish(row, sink, has_sink, width, out, rounding):
     """P / l to `out`. A sink is one more score, without a value: it adds to l (gpt-oss)."""
     divisor, mine = f32_at(row + 4), splat(1.0)
     if has_sink:

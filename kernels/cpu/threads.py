@@ -39,7 +39,7 @@ def _native_yield() -> None:
 _native_yield()
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def give_way(typingctx: Any) -> Any:
     """Let another thread have the CPU, if one wants it."""
 
@@ -51,7 +51,7 @@ def give_way(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def atomic_add(typingctx: Any, address: Any, value: Any) -> Any:
     """Add to the int64 at an address, and say what was there. Orders all memory around it."""
 
@@ -62,7 +62,7 @@ def atomic_add(typingctx: Any, address: Any, value: Any) -> Any:
     return types.int64(types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def atomic_read(typingctx: Any, address: Any) -> Any:
     """The int64 at an address, and all that was written before it was."""
 
@@ -73,8 +73,8 @@ def atomic_read(typingctx: Any, address: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
-@njit  # type: ignore[misc]
-def wait_for(address, value):  # type: ignore[no-untyped-def]
+@njit
+def wait_for(address, value):
     """Until the number at an address is at least `value`."""
     looks = 0
     while atomic_read(address) < value:
@@ -90,8 +90,8 @@ STEPS, ARRIVED, PROGRAM, OWN = 0, LINE, 2 * LINE, 3 * LINE
 LENGTH, BATCH = PROGRAM + 1, PROGRAM + 2
 
 
-@njit(inline="always")  # type: ignore[misc]
-def run_program(shared, thread, threads):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def run_program(shared, thread, threads):
     """Every instruction, with a barrier after each.
 
     An instruction is two words: a kernel's address and that of its arguments.
@@ -110,19 +110,19 @@ def run_program(shared, thread, threads):  # type: ignore[no-untyped-def]
 
 
 @helper
-def announce(shared):  # type: ignore[no-untyped-def]
+def announce(shared):
     """Say that there is a step; what was written before is seen by who sees it."""
     atomic_add(shared + 8 * STEPS, 1)
 
 
 @helper
-def lead(shared, threads):  # type: ignore[no-untyped-def]
+def lead(shared, threads):
     """The caller's part of a step, to its end."""
     run_program(shared, 0, threads)
 
 
 @helper
-def follow(shared, thread, threads):  # type: ignore[no-untyped-def]
+def follow(shared, thread, threads):
     """A helper's part of all steps that come, until none has come for a while."""
     seen = shared + 8 * (OWN + LINE * thread) + 8
     looks = 0

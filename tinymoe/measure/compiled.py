@@ -51,11 +51,12 @@ def packer_of(form: str) -> Callable[..., Any]:
             return pack(bf16.round_to_bf16(stack), gate_up=gate_up, form="bf16")
         parts = [quantised(matrix, form) for matrix in stack]  # a tensor scale for each expert
         scales = [part.tensor_scale for part in parts]
+        each: Any = None if scales[0] is None else np.array(scales, np.float32)
         whole = replace(
             parts[0],
             codes=np.stack([part.codes for part in parts]),
             scales=np.stack([part.scales for part in parts]),
-            tensor_scale=None if scales[0] is None else np.array(scales, np.float32),
+            tensor_scale=each,
         )
         return pack_quantised(whole, gate_up=gate_up)
 
