@@ -45,6 +45,11 @@ DAMAGE = (
     ),
     ("plot_09_first_kernel", '"%ctaid.x": thread // block', '"%ctaid.x": 0 * thread'),
     ("plot_09_first_kernel", "a >= b", "a > b"),
+    (
+        "plot_10_tensor_core",
+        "return lane // 4 + 8 * (r % 2), 2 * (lane % 4) + e + 8 * (r // 2)",
+        "return lane // 4 + 8 * (r // 2), 2 * (lane % 4) + e + 8 * (r % 2)",
+    ),
 )
 
 
