@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -264,36 +263,8 @@ right = _op(I32, (I32, types.int32), _shift("lshr"), "Bits towards the low end; 
 # ---------------------------------------------------------------------------- across lanes
 
 
-def byte_table(builder: Any, table: list[int], index: Any) -> Any:
-    """32 bytes of a 16-entry table, by indices 0 .. 15: for builders of LLVM instructions.
-
-    AVX2 and Arm have an instruction that looks up 16 bytes at once; elsewhere LLVM makes a sum of
-    comparisons, which is slow and gives the same bytes.
-    """
-    module = builder.module
-    features = str(getattr(cpu_target.target_context.codegen(), "_tm_features", ""))
-    if "+avx2" in features:
-        kind = ir.FunctionType(U8.llvm, [U8.llvm, U8.llvm])
-        look = cgutils.get_or_insert_function(module, kind, "llvm.x86.avx2.pshuf.b")
-        return builder.call(look, [ir.Constant(U8.llvm, table * 2), index])
-    if module.triple.startswith(("aarch64", "arm64")):
-        half = ir.VectorType(_B, 16)
-        kind = ir.FunctionType(half, [half, half])
-        look = cgutils.get_or_insert_function(module, kind, "llvm.aarch64.neon.tbl1.v16i8")
-        parts = [
-            builder.call(look, [ir.Constant(half, table), _slice(builder, index, start, 16)])
-            for start in (0, 16)
-        ]
-        joined = ir.Constant(ir.VectorType(_I, 32), list(range(32)))
-        return builder.shuffle_vector(*parts, joined)
-    out = ir.Constant(U8.llvm, [0] * 32)
-    for place, value in enumerate(table):
-        here = builder.icmp_unsigned("==", index, ir.Constant(U8.llvm, [place] * 32))
-        out = builder.select(here, ir.Constant(U8.llvm, [value] * 32), out)
-    return out
-
-
-def _slice(builder: Any, x: Any, start: int, count: int) -> Any:
+def lanes_of(builder: Any, x: Any, start: int, count: int) -> Any:
+    """Some consecutive lanes: for builders of LLVM instructions."""
     lanes = ir.Constant(ir.VectorType(_I, count), list(range(start, start + count)))
     return builder.shuffle_vector(x, x, lanes)
 
@@ -305,7 +276,7 @@ def _halved(combine: Callable[..., Any]) -> Callable[..., Any]:
         lanes = LANES
         while lanes > 1:
             lanes //= 2
-            parts = [_slice(builder, x, start, lanes) for start in (0, lanes)]
+            parts = [lanes_of(builder, x, start, lanes) for start in (0, lanes)]
             x = combine(builder, *parts)
         return builder.extract_element(x, _I(0))
 

@@ -30,7 +30,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tinymoe.kernels.cpu.simd import F32, I32, LANES, U8, byte_table, fused, spread
+from tinymoe.kernels.cpu.lookup import byte_table
+from tinymoe.kernels.cpu.simd import F32, I32, LANES, U8, fused, spread
 
 ROWS = 2 * LANES  # of a pair of tiles
 _WORD = ir.IntType(64)
