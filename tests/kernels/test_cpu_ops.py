@@ -22,7 +22,13 @@ OPS = ("rmsnorm", "rope", "attention_decode", "attention_prefill")
 
 
 @pytest.mark.parametrize("op", OPS)
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=80,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_an_op_keeps_its_contract(op: str, data: Any) -> None:
     row = contract(op)
