@@ -19,6 +19,7 @@ extern "C" __global__ void attention_decode_naive(
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= rows * heads) return;
   int row = i / heads, head = i % heads, kv_head = head / (heads / kv_heads);
+  __builtin_assume(size > 0 && value_size > 0);  // else there is a second kernel here, for none
   int last = positions[row], first = first_seen(last, window, chunk);
   float *mine = out + (i64)i * value_size;
 #pragma unroll 1

@@ -29,7 +29,10 @@ extern "C" __global__ void attention_latent(float *out, const float *q, const fl
   begin(me, q + query * size, size, nullptr);
   for (int tile = 0; tile <= last; tile += KEYS) {
     int keys = min(KEYS, last + 1 - tile);
-    for (int j = threadIdx.x / WARP; j < keys; j += WARPS) {
+#pragma unroll
+    for (int i = 0; i < KEYS; i += WARPS) {
+      int j = i + threadIdx.x / WARP;
+      if (j >= keys) break;
       const float *key = pages + slot_of(table, tile + j, page_size) * size;
 #pragma unroll
       for (int c = 0; c < CHUNKS; ++c) {

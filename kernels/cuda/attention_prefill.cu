@@ -20,8 +20,9 @@ __device__ __forceinline__ void load_tile(float (&held)[TILE][CHUNKS * WARP], co
                                           const i64 *table, int tile, int first, int last,
                                           int page_size, int kv_heads, int kv_head, int size,
                                           int step) {
-  for (int j = threadIdx.x / WARP; j < TILE; j += WARPS) {
-    int position = tile + j;
+#pragma unroll
+  for (int i = 0; i < TILE; i += WARPS) {  // a length the compiler knows: four rows under way
+    int j = i + threadIdx.x / WARP, position = tile + j;
     if (position < first || position > last) continue;
     const float *row = pages + (slot_of(table, position, page_size) * kv_heads + kv_head) * step;
 #pragma unroll

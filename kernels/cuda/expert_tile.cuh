@@ -14,20 +14,20 @@ struct Part {
 
 template <int ROWS>
 __device__ __forceinline__ Part part_of(int tile, const i64 *offsets, int experts) {
-  int before = 0;  // tiles of the experts looked at so far
-  for (int first = 0; first < experts; first += WARP) {
+  Part mine = {0, 0, 0};
+  int first = 0, before = 0;  // tiles of the experts looked at so far
+  u32 found = 0;
+  do {
     int expert = first + lane_id(), count = 0;
     if (expert < experts) count = offsets[expert + 1] - offsets[expert];
     int tiles = (count + ROWS - 1) / ROWS, upto = before + warp_scan(tiles);
-    u32 found = __ballot_sync(ALL, upto > tile);
-    if (found) {
-      int lane = __ffs(found) - 1;
-      expert = first + lane;
-      int row = (tile - __shfl_sync(ALL, upto - tiles, lane)) * ROWS;
-      count = __shfl_sync(ALL, count, lane);
-      return {expert, (int)offsets[expert] + row, min(ROWS, count - row)};
-    }
-    before = __shfl_sync(ALL, upto, WARP - 1);
-  }
-  return {0, 0, 0};
+    found = __ballot_sync(ALL, upto > tile);
+    int lane = found ? __ffs(found) - 1 : WARP - 1;
+    int row = (tile - __shfl_sync(ALL, upto - tiles, lane)) * ROWS;
+    count = __shfl_sync(ALL, count, lane);
+    if (found) mine = {first + lane, (int)offsets[first + lane] + row, min(ROWS, count - row)};
+    before = __shfl_sync(ALL, upto, lane);
+    first += WARP;
+  } while (!found && first < experts);
+  return mine;
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,41 +13,49 @@ from tinymoe.kernels import ptx
 from tinymoe.kernels.contracts import contract
 from tinymoe.kernels.cuda.compile import build
 from tinymoe.kernels.cuda.devices import PtxDevice
-from tinymoe.kernels.cuda.launch import Dim3, Kernel
 
 ARCHES = ("80", "120a")  # NVRTC makes other PTX from Blackwell on: both are run
 
 
-class Watching(PtxDevice):
-    """A PTX machine that remembers, for every kernel, which instructions were reached."""
-
-    def __init__(self, arch: str) -> None:
-        super().__init__(arch)
-        self.reports: dict[str, ptx.Report] = {}
-
-    def run(self, kernel: Kernel, grid: Dim3, block: Dim3, args: list[Any], shared: int) -> None:
-        super().run(kernel, grid, block, args, shared)
-        assert self.report is not None
-        seen = self.reports.get(kernel.name)
-        self.reports[kernel.name] = self.report if seen is None else seen + self.report
-
-    def missed(self, *sources: str) -> list[str]:
-        """Kernels of these files that never ran, and instructions that no thread came to."""
-        found = []
-        for source in sources:
-            for name in ptx.parse(build(source, self.arch).ptx):
-                if name in self.reports:
-                    left = self.reports[name].missed
-                    found += [f"{name}: {i.text} (line {i.source})" for i in left]
-                else:
-                    found.append(f"{name} never ran")
-        return found
-
-
 @cache
-def machine(arch: str) -> Watching:
-    """One PTX machine a chip for all tests: what it has compiled stays."""
-    return Watching(arch)
+def machine(arch: str) -> PtxDevice:
+    """One PTX machine a chip for all tests: what it has compiled and seen stays."""
+    return PtxDevice(arch)
+
+
+def missed(device: PtxDevice, source: str) -> list[str]:
+    """Kernels of a file that never ran, and instructions that no thread came to."""
+    found = []
+    for name in ptx.parse(build(source, device.arch).ptx):
+        report = device.reports.get(f"{source}:{name}")
+        if report is None:
+            found.append(f"{source}: {name} never ran")
+        else:
+            found += [f"{name}: {i.text} ({source}, line {i.source})" for i in report.missed]
+    return found
+
+
+def reaches_everything(
+    arch: str,
+    sources: Sequence[str],
+    examples: Sequence[Callable[[str], None]],
+    unreachable: Sequence[str] = (),
+) -> None:
+    """Assert that examples reach every instruction of these files, and run those that are needed.
+
+    What other tests of this session ran counts. `unreachable`: patterns of instructions that may be
+    missed; the reason stands where they do.
+    """
+
+    def left() -> list[str]:
+        lines = [line for source in sources for line in missed(machine(arch), source)]
+        return [line for line in lines if not any(re.search(p, line) for p in unreachable)]
+
+    for example in examples:
+        if left():
+            example(arch)
+    lines = left()
+    assert not lines, f"{len(lines)} not reached on sm_{arch}:\n" + "\n".join(lines[:20])
 
 
 def in_float32(case: dict[str, Any]) -> bool:
