@@ -176,7 +176,7 @@ def test_the_probes_do_the_work_that_they_count() -> None:
     try:
         assert limits.array_bytes == 2**16
         assert limits.bandwidth(Ticks()) == 2**16  # the clock says one second
-        # the array is of ones (unwritten zeros would be one page, and come from cache): the 16 lanes of both threads' sums are the numbers they read
+        # of ones, as unwritten zeros are one page, from cache: their sum is how many were read
         assert limits._sinks[:, :16].sum() == 2**16 / 4
         most = max(CHAINS.values())
         assert limits.peak(Ticks()) == 2 * ROUNDS * most * 2 * 16
