@@ -43,6 +43,7 @@ DAMAGE = (
         "    return min(tried, key=lambda name: tried[name])",
         "    return max(tried, key=lambda name: tried[name])",
     ),
+    ("plot_08_decoding_speed", "for k in range(K)", "for k in reversed(range(K))"),
     ("plot_09_first_kernel", '"%ctaid.x": thread // block', '"%ctaid.x": 0 * thread'),
     ("plot_09_first_kernel", "a >= b", "a > b"),
     (
@@ -50,6 +51,12 @@ DAMAGE = (
         "return lane // 4 + 8 * (r % 2), 2 * (lane % 4) + e + 8 * (r // 2)",
         "return lane // 4 + 8 * (r // 2), 2 * (lane % 4) + e + 8 * (r % 2)",
     ),
+    (
+        "plot_11_topk",
+        "place = order_of(choice) << 32 | (0xFFFFFFFF - index)",
+        "place = order_of(choice) << 32 | index",
+    ),
+    ("plot_11_topk", "np.where(other > seen[-1], other", "np.where(other < seen[-1], other"),
 )
 
 
