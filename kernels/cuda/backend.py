@@ -19,14 +19,14 @@ from tinymoe.kernels.cuda.devices import CupyDevice, PtxDevice
 from tinymoe.kernels.cuda.launch import Device
 from tinymoe.kernels.cuda.on_device import DeviceStep
 from tinymoe.kernels.cuda.ops_attention import AttentionOps
-from tinymoe.kernels.cuda.ops_model import ModelOps
 from tinymoe.kernels.cuda.ops_routing import RoutingOps
+from tinymoe.kernels.cuda.packed_experts import PackedOps
 from tinymoe.model.ops import DEFINITION, Ops
 
 
 def ops_on(device: Device) -> Ops:
     """All ops that have a kernel, on one device."""
-    model, attention, routing = ModelOps(device), AttentionOps(device), RoutingOps(device)
+    model, attention, routing = PackedOps(device), AttentionOps(device), RoutingOps(device)
     return replace(
         DEFINITION,
         linear=model.linear,

@@ -17,6 +17,7 @@ from tinymoe.kernels import ops, ops_where
 from tinymoe.kernels.cuda.backend import ops_on
 from tinymoe.kernels.cuda.devices import PtxDevice
 from tinymoe.kernels.cuda.on_device import DeviceStep
+from tinymoe.kernels.cuda.packed_experts import pack
 from tinymoe.model.on_demand import OnDemand
 from tinymoe.model.ops import DEFINITION, Ops
 from tinymoe.oracle.diff import diff, diff_local
@@ -54,6 +55,36 @@ def test_a_layer_of_the_shipped_model_gives_the_trace_of_the_definition() -> Non
     assert {"layers.0.moe.expert_out", "layers.0.router.ids", "layers.0.out"} <= set(mine)
     report = diff(model.params, model.config, mine, FP32)
     assert report.first is None, report.first
+
+
+@pytest.mark.parametrize("numerics", [FP32, BF16], ids=["fp32", "bf16"])
+def test_a_shipped_layer_with_four_bit_experts_runs_in_the_grouped_gemm(numerics: Any) -> None:
+    # W4A16: what the oracle knows are the decoded values, what the kernel reads are codes
+    model = tinymoe.load(numerics=numerics)
+    layer, *rest = model.params.layers
+    (gate_up, gate_up_values), (down, down_values) = (
+        pack(stack, "modelopt") for stack in (layer.ffn.gate_up, layer.ffn.down)
+    )
+
+    def params_with(**stacks: Any) -> Any:
+        first = replace(layer, ffn=replace(layer.ffn, **stacks))
+        return replace(model.params, layers=(first, *rest))
+
+    ids, device = model.encode("Once upon a time"), machine("80")
+    mine = trace(
+        params_with(gate_up=gate_up, down=down),
+        model.config,
+        ids,
+        numerics,
+        ops=ops_on(device),
+        patterns=EVERYTHING,
+        layers=(0, 1),
+    )
+    assert any("grouped_gemm_nvfp4" in name for name in device.reports)
+    values = params_with(gate_up=gate_up_values, down=down_values)
+    report = diff(values, model.config, mine, numerics)
+    assert report.first is None, report.first
+    assert diff(model.params, model.config, mine, numerics).first is not None  # it was quantised
 
 
 def test_decoding_gives_the_tokens_of_the_definition() -> None:
