@@ -21,7 +21,8 @@ from tests.quantising import quantised
 from tests.stored import ROOT, config_of, write
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import NUMERICS
-from tinymoe.families import load_params, read_config
+from tinymoe.families import load_params, read_config, stored_matrices
+from tinymoe.kernels.cpu.held import held
 from tinymoe.kernels.cpu.step import uncovered
 from tinymoe.oracle.diff import diff
 from tinymoe.oracle.diff.told import verdict
@@ -107,3 +108,16 @@ def test_matrices_that_are_read_at_each_use_are_the_same(case: str) -> None:
 def test_qwen_is_covered() -> None:
     """Else the tests of layouts above would compare the definition with itself."""
     assert uncovered(read_config(QWEN), NUMERICS["fp32"]) is None
+
+
+@pytest.mark.parametrize("case", ["gpt_oss-mxfp4", "qwen2_moe", "granitemoeshared"])
+def test_info_says_the_bytes_that_packing_takes(case: str) -> None:
+    """From headers: gpt-oss's experts in MXFP4, a shared expert, a tied head counted once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = tinymoe.load(ROOT / case, backend="numba")
+        said = held(stored_matrices(model.checkpoint, model.config, model.numerics))
+    model.prepare()
+    step: Any = model.ops.step
+    assert sum(form.nbytes for form in said.values()) == step.weight_bytes
+    assert {form: kind.matrices for form, kind in said.items()} == forms(model)

@@ -50,6 +50,7 @@ def info(
 
             config = read_config(checkpoint.config)
             facts["ops"] = {**_whole_step(backend, config), **ops_where(backend)}
+            facts |= _held(backend, checkpoint, config)
         if as_json:
             report.print_json(facts)
         else:
@@ -113,6 +114,22 @@ def _whole_step(backend: str, config: ModelConfig) -> dict[str, str]:
     if reason is not None:
         return {"the whole step": f"op by op, as below: no kernels for {reason}"}
     return {"the whole step": "numba: one compiled call (fp32, bf16); below, op by op otherwise"}
+
+
+def _held(backend: str, checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:
+    """In which form a compiled step holds the matrices, from the headers."""
+    from tinymoe.core import NUMERICS
+    from tinymoe.families import stored_matrices
+
+    if backend != "numba":
+        return {}
+    from tinymoe.kernels.cpu.held import held
+    from tinymoe.kernels.cpu.step import uncovered
+
+    if uncovered(config, NUMERICS["fp32"]) is not None:
+        return {}
+    found = held(stored_matrices(checkpoint, config, NUMERICS["fp32"]))
+    return {"held": {form: each._asdict() for form, each in found.items()}}
 
 
 def _kinds(cards: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
@@ -189,6 +206,11 @@ def _page(facts: dict[str, Any]) -> str:
             if facts["quantised"] != "none" else {}
         ),
         **({"ops: what computes them": _rows(facts["ops"])} if "ops" in facts else {}),
+        **({"weights as the compiled step holds them": [
+            [form, f"{kind['matrices']:,} matrices", _bytes(kind["nbytes"]),
+             "(half, where all values are BF16 values)" if form == "f32" else ""]
+            for form, kind in facts["held"].items()
+        ]} if "held" in facts else {}),
         "tensors as stored": [
             [name, f"{kind['tensors']:,} tensors", f"{_count(kind['parameters'])} values",
              _bytes(kind["nbytes"])]
