@@ -57,6 +57,8 @@ DAMAGE = (
         "place = order_of(choice) << 32 | index",
     ),
     ("plot_11_topk", "np.where(other > seen[-1], other", "np.where(other < seen[-1], other"),
+    ("plot_12_grouped_gemm", "range(-(-count // rows))", "range(count // rows)"),
+    ("plot_12_grouped_gemm", "slots // rows + min(E, slots)", "slots // rows + min(E, slots) // 2"),
 )
 
 
