@@ -59,6 +59,7 @@ DAMAGE = (
     ("plot_11_topk", "np.where(other > seen[-1], other", "np.where(other < seen[-1], other"),
     ("plot_12_grouped_gemm", "range(-(-count // rows))", "range(count // rows)"),
     ("plot_12_grouped_gemm", "slots // rows + min(E, slots)", "slots // rows + min(E, slots) // 2"),
+    ("plot_13_graphs", "list(args)", "[np.copy(a) for a in args]"),
 )
 
 
