@@ -22,14 +22,14 @@ Case = dict[str, Any]
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("op", ["attention_decode", "attention_prefill"])
 def test_fast_kernels_keep_their_contract(op: str, arch: str) -> None:
-    keeps_contract(op, getattr(AttentionOps(machine(arch)), op), 30 if arch == "80" else 10)
+    keeps_contract(op, getattr(AttentionOps(machine(arch)), op), 20 if arch == "80" else 6)
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_the_naive_kernel_keeps_its_contract(arch: str) -> None:
     naive = AttentionOps(machine(arch), "naive")
-    keeps_contract("attention_decode", naive.attention_decode, 20)
-    keeps_contract("attention_prefill", naive.attention_prefill, 5)
+    keeps_contract("attention_decode", naive.attention_decode, 12)
+    keeps_contract("attention_prefill", naive.attention_prefill, 3)
 
 
 def paged(
@@ -88,7 +88,7 @@ def test_a_prompt_may_be_cut_anywhere(
     seen: dict[str, int],
 ) -> None:
     # vllm#26042: chunked prefill cost 28 points of GSM8K. Here every cut gives the same bits
-    ops, tokens = AttentionOps(machine(arch)), 5
+    ops, tokens = AttentionOps(machine(arch)), 3
     first = first_seen(start, seen.get("window"), seen.get("chunk"))
     case = {
         **paged(start + tokens, kv_heads, size, value_size, first=first),
@@ -106,8 +106,8 @@ def test_a_prompt_may_be_cut_anywhere(
     contract("attention_prefill").judge(ops.attention_prefill, case)
     whole = ops.attention_prefill(**case)
     assert whole.tobytes() == one_by_one(ops, case).tobytes()
-    rest = ops.attention_prefill(**{**case, "q": case["q"][2:], "start": start + 2})
-    assert whole[2:].tobytes() == rest.tobytes()
+    rest = ops.attention_prefill(**{**case, "q": case["q"][1:], "start": start + 1})
+    assert whole[1:].tobytes() == rest.tobytes()
 
 
 # the last but one: DeepSeek's sizes; the last: as long as the kernel takes

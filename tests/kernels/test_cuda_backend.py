@@ -90,7 +90,7 @@ def test_a_shipped_layer_with_four_bit_experts_runs_in_the_grouped_gemm(numerics
 
 def test_decoding_gives_the_tokens_of_the_definition() -> None:
     # prompt, then token by token over the paged cache, and two prompts in one batch
-    settings = {"max_tokens": 3, "temperature": 0}
+    settings = {"max_tokens": 2, "temperature": 0}
     mine = tinymoe.load(backend="ptx")
     mine.params = replace(mine.params, layers=mine.params.layers[:1])
     mine.config = mine.generating = replace(
@@ -98,7 +98,7 @@ def test_decoding_gives_the_tokens_of_the_definition() -> None:
     )
     plain = tinymoe.Model(mine.checkpoint, mine.numerics)
     plain.params, plain.config, plain.generating = mine.params, mine.config, mine.config
-    prompts = ["Once upon a time", "Tom"]
+    prompts = ["Once upon", "Tom"]
     samplings = [mine.default_sampling(**settings) for _ in prompts]
     got, want = (
         [(number, token.id) for number, token in model.generate_many(prompts, samplings)]

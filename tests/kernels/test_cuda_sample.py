@@ -63,7 +63,7 @@ def test_gumbel_noise_is_the_twins(arch: str, vocabulary: int) -> None:
 
 def test_gumbel_draws_as_often_as_the_probabilities_say() -> None:
     logits = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.04, 0.01], np.float32))
-    rows = 2000
+    rows = 1000
     tokens = SampleOps(machine("80")).gumbel(
         np.tile(logits, (rows, 1)), np.zeros(rows, np.uint64), np.arange(rows, dtype=np.uint64)
     )
