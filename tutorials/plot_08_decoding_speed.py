@@ -178,7 +178,8 @@ plt.show()
 # Threads share the rows of a matrix, never a row. At the end of each instruction they meet at a
 # **barrier**: each adds one to a shared number and looks at it until all have. So every answer is
 # the same chain of fused multiply-adds, from column 0 to K - 1, whoever computes it and however
-# many tokens come along; no thread and no batch changes a bit.
+# many tokens come along; no thread and no batch changes a bit. Under NVFP4 each block of 16 columns
+# is such a chain, and its scale multiplies the chain's sum: once a block, not once a weight.
 
 for name, packed in matrices.items():
     one, seven = answers[name, 1], Product(packed, cores, tokens=7)(np.tile(x, (7, 1)))
@@ -190,29 +191,38 @@ print(f"NumPy adds in another order: {np.mean(fast != answers['4 tiles, BF16', 1
 # %%
 # Check yourself
 # --------------
-# All three products in six lines, to the last bit. A fused multiply-add rounds once; float64 holds
-# our product of two BF16 numbers, and its sum with a float32, as exactly as that takes. Go through
-# the columns backwards, round the product first, shift a scale by 19, and run the page again.
+# All three products in a few lines, to the last bit. A fused multiply-add rounds once; float64
+# holds our product of two BF16 numbers, and its sum with a float32, as exactly as that takes. Go
+# through the columns backwards, round the product first, shift a scale by 19, and run it again.
 
 
 def chain(weights, x):
     """(N, K) times (K,), as a kernel's lanes do it."""
     y = np.zeros(len(weights), np.float32)
-    for k in range(K):
+    for k in range(len(x)):
         y = (weights[:, k].astype(np.float64) * x[k] + y).astype(np.float32)
     return y
 
 
+def chain_of_blocks(codes, scales, x):
+    """The same with a scale for every 16 columns: (N, K), (N, K/16) and (K,)."""
+    y = np.zeros(len(codes), np.float32)
+    for block, scale in enumerate(scales.T):
+        columns = slice(16 * block, 16 * block + 16)
+        y = (chain(codes[:, columns], x[columns]).astype(np.float64) * scale + y).astype(np.float32)
+    return y
+
+
 def open_nvfp4(made, shift=20):
-    """Codes times block scales. E4M3: bits moved into the place of a float32's, times 2^120."""
+    """Codes and block scales. E4M3: bits moved into the place of a float32's, times 2^120."""
     scales = (made.scales.astype(np.uint32) << shift).view(np.float32) * np.float32(2.0**120)
-    codes = e2m1.decode(e2m1.unpack(made.codes), code_8="-0")  # (N, K)
-    return codes * np.repeat(scales, 16, axis=1)
+    return e2m1.decode(e2m1.unpack(made.codes), code_8="-0"), scales  # (N, K), (N, K/16)
 
 
 some = slice(0, N, 64)
 assert np.array_equal(chain(w[some], x), answers["4 tiles, BF16", 1][some]), "another sum"
-with_codes = chain(open_nvfp4(q)[some], x) * q.tensor_scale  # the tensor's own factor comes last
+codes, scales = open_nvfp4(q)
+with_codes = chain_of_blocks(codes[some], scales[some], x) * q.tensor_scale  # its factor comes last
 assert np.array_equal(with_codes, answers["5 tiles, NVFP4", 1][some]), "another NVFP4 sum"
 print("the same bits as the kernels")
 
@@ -278,7 +288,9 @@ made = quantised(first.attention.qkv, "nvfp4")
 
 def read_with(shift):
     """Layer 0's queries if scales are shifted so, from the definition."""
-    wanted = replace(first.attention, qkv=open_nvfp4(made, shift) * made.tensor_scale)
+    codes, scales = open_nvfp4(made, shift)
+    values = codes * np.repeat(scales, 16, axis=1) * made.tensor_scale
+    wanted = replace(first.attention, qkv=values)
     params = replace(held, layers=(replace(first, attention=wanted), *held.layers[1:]))
     return trace(params, model.config, ids, model.numerics, patterns=[place], layers=(0, 1))[place]
 

@@ -37,7 +37,9 @@ class _Cache(FunctionCache):
     """Numba's cache on disk, whose entries end with any change of any kernel."""
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return (*super()._index_key(sig, codegen), source_digest())
+        # not Numba's own, which holds a hash of the closure: a kernel that is made by a function
+        # has intrinsics in it, whose names are new in each process
+        return sig, codegen.magic_tuple(), self._py_func.__name__, source_digest()
 
 
 class Kernel:

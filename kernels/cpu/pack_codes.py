@@ -2,16 +2,18 @@
 
 A matrix may be made of several tensors (q, k and v; gate and up), each under its own tensor scale.
 
-    format   in the tiles                                    what a kernel multiplies with
-    mxfp4    E2M1, E8M0 of 32 columns                        the definition's float32, exactly
-    fp8      E4M3, float32 of 128 columns of a row: those    the same: code times scale, rounded
-             of a block, a row or the tensor, repeated       to float32 once
-    nvfp4    E2M1, E4M3 of 16 columns; of each row the       code times block scale, exact (2 and
-             tensor's scale g, or 1/G where it divides       4 bits); the sum is scaled by g
+    format   in the tiles                                    what is multiplied
+    mxfp4    E2M1, E8M0 of 32 columns                        a block's sum by its scale
+    fp8      E4M3, float32 of 128 columns of a row: those    the same
+             of a block, a row or the tensor, repeated
+    nvfp4    E2M1, E4M3 of 16 columns; of each row the       the same, and the whole sum by g
+             tensor's scale g, or 1/G where it divides
 
-So NVFP4 alone has other roundings than the definition, which rounds every weight (once, or twice,
-by its convention) and no sum. Against exact weights the kernel's y has K roundings of the chain,
-one of 1/G and one of y = sum * g: |error| <= n u / (1 - n u) * sum |w| |x|, n = K + 2, u = 2^-24.
+No weight is rounded; the definition rounds those of FP8 and NVFP4 once, or twice, by their
+convention. Against exact weights the kernel's y has, of each term, at most B roundings of its
+block's chain and K/B of the blocks', one of 1/G and one of y = sum * g, B the block's columns:
+|error| <= n u / (1 - n u) * sum |w| |x|, n = K + 2 >= B + K/B + 2 where K has two blocks or more
+(with one block B + 3), u = 2^-24.
 """
 
 from __future__ import annotations

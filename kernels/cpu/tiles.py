@@ -11,12 +11,17 @@ one load serves 16 rows, and no sum ever crosses lanes.
     nvfp4    32 bytes: low nibbles are columns 0 and 1, high 2 and 3       2 x 16 bytes E4M3, of 16
     mxfp4    the same                                                      2 x 16 bytes E8M0, of 32
 
-Whatever the format, a weight becomes the same float32 that `formats` says it is (but for scales of
-whole rows, which come last), and each output is one chain over the columns, beginning at 0:
+Every output has one order of sums, for one token or many, for any number of threads. Where there
+are no scales between columns, it is one chain, beginning at 0:
 
     y = fma(w[0], x[0], 0); y = fma(w[1], x[1], y); ...; y = fma(w[K-1], x[K-1], y)
 
-This is the order of sums of every product here: for one token or many, for any number of threads.
+Where a block of columns has a scale s, the block is such a chain of its codes, and blocks are a
+chain of their sums; the scale enters once a block, not once a weight:
+
+    y = fma(chain of block 0, s[0], 0); y = fma(chain of block 1, s[1], y); ...
+
+Codes are exact in float32. Scales of whole rows come last.
 """
 
 from __future__ import annotations
@@ -81,28 +86,28 @@ def _widened(builder: Any, address: Any) -> Any:
     return builder.zext(_load(builder, address, ir.VectorType(ir.IntType(8), LANES)), I32.llvm)
 
 
-def _f32_quad(builder: Any, at: Any, scale: Any) -> list[Any]:
+def _f32_quad(builder: Any, at: Any) -> list[Any]:
     return [_load(builder, at, F32.llvm, 64 * k) for k in range(4)]
 
 
-def _unpacked_quad(builder: Any, at: Any, scale: Any) -> list[Any]:
+def _unpacked_quad(builder: Any, at: Any) -> list[Any]:
     return [_load(builder, at, F32.llvm, 128 * k) for k in range(4)]
 
 
-def _bf16_quad(builder: Any, at: Any, scale: Any) -> list[Any]:
+def _bf16_quad(builder: Any, at: Any) -> list[Any]:
     return [
         value for k in range(2) for value in _halves(builder, _load(builder, at, I32.llvm, 64 * k))
     ]
 
 
-def _fp8_quad(builder: Any, at: Any, scale: Any) -> list[Any]:
+def _fp8_quad(builder: Any, at: Any) -> list[Any]:
     words = _load(builder, at, I32.llvm)
     codes = [builder.and_(builder.lshr(words, _i32(8 * k)), _i32(0xFF)) for k in range(4)]
-    return [builder.fmul(e4m3(builder, code), scale) for code in codes]
+    return [e4m3(builder, code) for code in codes]
 
 
-def _fp4_quad(builder: Any, at: Any, scale: Any) -> list[Any]:
-    """Nibbles to BF16 by two look-ups of a byte each, times the block's scale: exact."""
+def _fp4_quad(builder: Any, at: Any) -> list[Any]:
+    """Nibbles to BF16 by two look-ups of a byte each: exact."""
     both = _load(builder, at, U8.llvm)
     low = builder.and_(both, ir.Constant(U8.llvm, [15] * 32))
     high = builder.lshr(both, ir.Constant(U8.llvm, [4] * 32))
@@ -113,7 +118,7 @@ def _fp4_quad(builder: Any, at: Any, scale: Any) -> list[Any]:
         mask = ir.Constant(ir.VectorType(ir.IntType(32), 64), order)
         words = builder.bitcast(builder.shuffle_vector(*bytes_, mask), I32.llvm)
         values += _halves(builder, words)
-    return [builder.fmul(value, scale) for value in values]
+    return values
 
 
 def _e4m3_scale(builder: Any, at: Any) -> Any:
@@ -165,8 +170,16 @@ FORMATS = {
         Format("mxfp4", 32, 16, 32, 32, _fp4_quad, _e8m0_scale),
     )
 }
-# What `unpack` writes and the many-token product reads: (columns, 32 rows) float32.
-UNPACKED = Format("unpacked", 4, 0, 256, 64, _unpacked_quad, None)
+
+
+def unpacked(form: Format) -> Format:
+    """What `unpack` writes and the many-token product reads: (columns, 32 rows) float32.
+
+    Before each block come its scales, as float32.
+    """
+    scaled = form.scale is not None
+    name, scale = f"{form.name} unpacked", _f32_scale if scaled else None
+    return Format(name, form.block, 64 if scaled else 0, 256, 64, _unpacked_quad, scale)
 
 
 def _intrinsic(arity: int, build: Callable[..., None]) -> Callable[..., Any]:
@@ -187,11 +200,18 @@ def _intrinsic(arity: int, build: Callable[..., None]) -> Callable[..., Any]:
 
 
 def _blocks(
-    builder: Any, form: Format, tiles: int, weight: Any, columns: Any, visit: Callable[..., None]
+    builder: Any,
+    form: Format,
+    tiles: int,
+    weight: Any,
+    columns: Any,
+    visit: Callable[..., None],
+    ended: Callable[..., None],
 ) -> None:
-    """Walk forward: `visit(column, tile, the four columns' 16 rows)` for each quad of each tile.
+    """Walk forward, block by block, each written out if it is short.
 
-    A short block is written out, one tile after the other, so that one scale is held at a time.
+    `visit(column, tile, the four columns' 16 rows)` for each quad of each tile; after a block
+    with scales, `ended(block, tile, its scales)`.
     """
     count = builder.udiv(columns, _WORD(form.block))
     with cgutils.for_range(builder, count) as loop:
@@ -199,26 +219,23 @@ def _blocks(
         quads = builder.add(at, _WORD(2 * form.scale_bytes))
         first = builder.mul(loop.index, _WORD(form.block))
 
-        def scale_of(tile: int) -> Any:
-            place = builder.add(at, _WORD(form.scale_bytes * tile))
-            return None if form.scale is None else form.scale(builder, place)
-
-        def quad_of(number: Any, tile: int, scale: Any) -> None:
+        def both(number: Any) -> None:
             place = builder.add(quads, builder.mul(number, _WORD(2 * form.quad_bytes)))
-            place = builder.add(place, _WORD(form.tile_step * tile))
             column = builder.add(first, builder.mul(number, _WORD(4)))
-            visit(column, tile, form.quad(builder, place, scale))
+            for tile in range(tiles):
+                own = builder.add(place, _WORD(form.tile_step * tile))
+                visit(column, tile, form.quad(builder, own))
 
         if form.block <= 16:
+            for number in range(form.block // 4):
+                both(_WORD(number))
+        else:
+            with cgutils.for_range(builder, _WORD(form.block // 4)) as inner:
+                both(inner.index)
+        if form.scale is not None:
             for tile in range(tiles):
-                scale = scale_of(tile)
-                for number in range(form.block // 4):
-                    quad_of(_WORD(number), tile, scale)
-            return
-        scales = [scale_of(tile) for tile in range(tiles)]
-        with cgutils.for_range(builder, _WORD(form.block // 4)) as inner:
-            for tile in range(tiles):
-                quad_of(inner.index, tile, scales[tile])
+                place = builder.add(at, _WORD(form.scale_bytes * tile))
+                ended(loop.index, tile, form.scale(builder, place))
 
 
 def times(form: Format, tokens: int, tiles: int) -> Callable[..., Any]:
@@ -228,20 +245,22 @@ def times(form: Format, tokens: int, tiles: int) -> Callable[..., Any]:
     float32, added to. Registers are named by Python while it writes the loop: `tokens * tiles`
     sums, which must be fewer than the CPU has.
     """
+    every = [(t, tile) for t in range(tokens) for tile in range(tiles)]
 
     def build(builder: Any, weight: Any, rows: Any, skip: Any, columns: Any, sums: Any) -> None:
         pointer = builder.inttoptr(rows, _WORD.as_pointer())
         starts = [
             builder.add(builder.load(builder.gep(pointer, [_WORD(t)])), skip) for t in range(tokens)
         ]
-        places = [
-            [builder.add(sums, _WORD(128 * t + 64 * tile)) for tile in range(tiles)]
-            for t in range(tokens)
-        ]
-        held = [[cgutils.alloca_once(builder, F32.llvm) for _ in range(tiles)] for _ in starts]
-        for t in range(tokens):
-            for tile in range(tiles):
-                builder.store(_load(builder, places[t][tile], F32.llvm), held[t][tile])
+        whole = {each: cgutils.alloca_once(builder, F32.llvm) for each in every}
+        places = {each: builder.add(sums, _WORD(128 * each[0] + 64 * each[1])) for each in every}
+        for each in every:
+            builder.store(_load(builder, places[each], F32.llvm), whole[each])
+        chain = whole
+        if form.scale is not None:  # a chain of each block's own
+            chain = {each: cgutils.alloca_once(builder, F32.llvm) for each in every}
+            for each in every:
+                builder.store(_f32(0.0), chain[each])
 
         def visit(column: Any, tile: int, four: list[Any]) -> None:
             offset = builder.mul(column, _WORD(4))
@@ -249,28 +268,45 @@ def times(form: Format, tokens: int, tiles: int) -> Callable[..., Any]:
                 for t, start in enumerate(starts):
                     at = builder.add(builder.add(start, offset), _WORD(4 * k))
                     x = builder.load(builder.inttoptr(at, ir.FloatType().as_pointer()), align=4)
-                    many, sum_ = spread(builder, x, F32.llvm), builder.load(held[t][tile])
-                    builder.store(fused(builder, value, many, sum_), held[t][tile])
+                    many, sum_ = spread(builder, x, F32.llvm), builder.load(chain[t, tile])
+                    builder.store(fused(builder, value, many, sum_), chain[t, tile])
 
-        _blocks(builder, form, tiles, weight, columns, visit)
-        for t in range(tokens):
-            for tile in range(tiles):
-                where = builder.inttoptr(places[t][tile], F32.llvm.as_pointer())
-                builder.store(builder.load(held[t][tile]), where, align=4)
+        def ended(block: Any, tile: int, scale: Any) -> None:
+            for t in range(tokens):
+                part, sum_ = builder.load(chain[t, tile]), builder.load(whole[t, tile])
+                builder.store(fused(builder, part, scale, sum_), whole[t, tile])
+                builder.store(_f32(0.0), chain[t, tile])
+
+        _blocks(builder, form, tiles, weight, columns, visit, ended)
+        for each in every:
+            where = builder.inttoptr(places[each], F32.llvm.as_pointer())
+            builder.store(builder.load(whole[each]), where, align=4)
 
     return _intrinsic(5, build)
 
 
 def unpack(form: Format) -> Callable[..., Any]:
-    """`f(weight, columns, out)`: 32 rows as (columns, 32) float32."""
+    """`f(weight, columns, out)`: 32 rows, decoded, in the form that `unpacked` says."""
+    to = unpacked(form)
 
     def build(builder: Any, weight: Any, columns: Any, out: Any) -> None:
-        def visit(column: Any, tile: int, four: list[Any]) -> None:
-            at = builder.add(out, builder.mul(column, _WORD(128)))
-            for k, value in enumerate(four):
-                place = builder.add(at, _WORD(128 * k + 64 * tile))
-                builder.store(value, builder.inttoptr(place, F32.llvm.as_pointer()), align=4)
+        def put(value: Any, at: Any, offset: int) -> None:
+            place = builder.inttoptr(builder.add(at, _WORD(offset)), F32.llvm.as_pointer())
+            builder.store(value, place, align=4)
 
-        _blocks(builder, form, 2, weight, columns, visit)
+        def block_at(number: Any) -> Any:
+            return builder.add(out, builder.mul(number, _WORD(to.block_bytes)))
+
+        def visit(column: Any, tile: int, four: list[Any]) -> None:
+            at = block_at(builder.udiv(column, _WORD(form.block)))
+            inside = builder.urem(column, _WORD(form.block))
+            at = builder.add(at, builder.mul(inside, _WORD(128)))
+            for k, value in enumerate(four):
+                put(value, at, 2 * to.scale_bytes + 128 * k + 64 * tile)
+
+        def ended(block: Any, tile: int, scale: Any) -> None:
+            put(scale, block_at(block), 64 * tile)
+
+        _blocks(builder, form, 2, weight, columns, visit, ended)
 
     return _intrinsic(3, build)
