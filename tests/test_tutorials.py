@@ -43,7 +43,7 @@ DAMAGE = (
         "    return min(tried, key=lambda name: tried[name])",
         "    return max(tried, key=lambda name: tried[name])",
     ),
-    ("plot_08_decoding_speed", "for k in range(K)", "for k in reversed(range(K))"),
+    ("plot_08_decoding_speed", "for k in range(len(x))", "for k in reversed(range(len(x)))"),
     ("plot_09_first_kernel", '"%ctaid.x": thread // block', '"%ctaid.x": 0 * thread'),
     ("plot_09_first_kernel", "a >= b", "a > b"),
     (
