@@ -67,6 +67,11 @@ class Team:
                     shared.woken.notify_all()
         lead(shared.address, self.threads)
 
+    @property
+    def sleepers(self) -> int:
+        """Helpers that sleep until there is work."""
+        return self._shared.sleepers
+
     def _start(self) -> None:
         self._shared, self._pid = _Shared(self.threads), os.getpid()
         weakref.finalize(self, self._shared.end)

@@ -21,7 +21,7 @@ from tinymoe.kernels.cpu.kernel import call_kernel, helper
 from tinymoe.kernels.cpu.simd import i64_at, put_i64
 
 SPINS = 2_000  # looks before the CPU is given away
-LINGER = 20_000  # looks, each giving the CPU away, before a thread without work goes to sleep
+LINGER = 4_000  # looks, each giving the CPU away, before a thread without work goes to sleep
 WORD = ir.IntType(64)
 
 
