@@ -160,6 +160,9 @@ def test_nobody_works_when_there_is_nothing_to_do():
             break
         time.sleep(0.05)
     assert team.sleepers == team.threads - 1
+    begin = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - begin < 0.25  # one spinning thread would take 0.5
     assert m(IDS).shape == (len(IDS), m.config.vocab_size)  # and a step wakes them
 
 
