@@ -16,7 +16,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
-from numba.core.caching import FunctionCache, NullCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
@@ -33,8 +33,36 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
+class _Files(IndexDataCacheFile):
+    """A file for each entry, named after its key.
+
+    Numba numbers the files, and keeps in another which number is whose. Of two processes that save
+    two formats' products at once both may take number 1, and then one is given the other's code.
+    """
+
+    def _entry(self, key: Any) -> str:
+        digest = hashlib.sha256(repr((key, self._source_stamp)).encode()).hexdigest()
+        name: str = self._index_name.removesuffix("nbi")
+        return f"{name}{digest[:24]}.nbc"
+
+    def save(self, key: Any, data: Any) -> None:
+        self._save_data(self._entry(key), data)  # written aside, then renamed: whole or not there
+
+    def load(self, key: Any) -> Any:
+        try:
+            return self._load_data(self._entry(key))
+        except OSError:
+            return None
+
+
 class _Cache(FunctionCache):
     """Numba's cache on disk, whose entries end with any change of any kernel."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        super().__init__(function)
+        self._cache_file = _Files(
+            self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
+        )
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         # not Numba's own, which holds a hash of the closure: a kernel that is made by a function

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -68,17 +69,16 @@ def build(name_or_text: str, arch: str, defines: tuple[str, ...] = ()) -> Compil
 def _build(unit: Source, arch: str, defines: tuple[str, ...]) -> Compiled:
     stored = _disk(unit, arch, defines)
     if stored is not None and stored.with_suffix(".log").is_file():
-        ptx, log = (stored.with_suffix(s).read_text("utf-8") for s in (".ptx", ".log"))
+        ptx, log = (stored.with_suffix(s).read_bytes().decode() for s in (".ptx", ".log"))
         return _compiled(unit, arch, ptx, stored.with_suffix(".cubin").read_bytes(), log)
     try:
         ptx, cubin, log = nvrtc_compile(unit, arch, defines)
     except NoCompilerError as missing:
         return _compiled(unit, *committed(unit, arch, defines, missing), b"", "")
     if stored is not None:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        stored.with_suffix(".ptx").write_text(ptx, "utf-8")
-        stored.with_suffix(".cubin").write_bytes(cubin)
-        stored.with_suffix(".log").write_text(log, "utf-8")  # last: its presence says "complete"
+        _keep(stored.with_suffix(".ptx"), ptx.encode())
+        _keep(stored.with_suffix(".cubin"), cubin)
+        _keep(stored.with_suffix(".log"), log.encode())  # last: its presence says "complete"
     return _compiled(unit, arch, ptx, cubin, log)
 
 
@@ -86,7 +86,19 @@ def _disk(unit: Source, arch: str, defines: tuple[str, ...]) -> Path | None:
     folder = os.environ.get("TINYMOE_KERNEL_CACHE")
     if not folder:
         return None
-    return Path(folder) / f"{unit.name}_{unit.digest(arch, *defines, *FLAGS)}.ptx"
+    try:
+        digest = unit.digest(arch, *defines, *FLAGS, nvrtc_version())
+    except NoCompilerError:  # whose results would these be?
+        return None
+    return Path(folder) / f"{unit.name}_{digest}.ptx"
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Written aside, then renamed: another process finds all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as aside:
+        aside.write(content)
+    Path(aside.name).replace(path)
 
 
 def nvrtc_compile(unit: Source, arch: str, defines: tuple[str, ...]) -> tuple[str, bytes, str]:
