@@ -281,3 +281,12 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_drawn(
 def test_a_backend_that_is_none_is_refused() -> None:
     with pytest.raises(TinymoeError, match="unknown backend 'fast'"):
         build(Source(shape="small"), "fp32", "fast")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"experts": 18}, "4 groups: expected a multiple of 4 experts"), ({"top_k": 9}, "among 8")],
+)
+def test_sizes_that_a_router_cannot_have_are_refused(changes: dict[str, int], says: str) -> None:
+    with pytest.raises(TinymoeError, match=says):
+        _ = Source(shape="small-deepseek", **changes).config  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinymoe.core import NUMERICS, Array, TinymoeError
+from tinymoe.core import NUMERICS, Array, AttentionCard, TinymoeError
 from tinymoe.measure import setup
 from tinymoe.measure.process import peak_memory, start_once
 from tinymoe.measure.random_model import random_params
@@ -67,14 +67,15 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
     assert not any(np.array_equal(a, b) for a, b in drawn)
 
 
-@pytest.mark.parametrize("name", ["shipped", "small"])  # tied and untied
+# tied and untied, a limit of groups, biases
+@pytest.mark.parametrize("name", ["shipped", "small", "small-deepseek", "small-gpt-oss"])
 def test_random_routing_does_not_collapse(name: str) -> None:
     # Untrained attention gives all tokens the same direction, and then the same K experts
     # (share 1/K each): such a model would decode from cache and measure nothing.
     config = SHAPES[name]
     ids = np.random.default_rng(7).integers(0, config.vocab_size, 128)
     taps = trace(random_params(config, 0, FP32), config, ids, FP32, patterns=["*.router.ids"])
-    assert len(taps) == config.num_layers
+    assert len(taps) == config.layers.count("moe")
     for chosen in taps.values():
         share = np.bincount(chosen.ravel(), minlength=config.router.experts) / chosen.size
         assert share.max() <= 0.5 / config.router.top_k  # half of a collapsed one's
@@ -92,7 +93,27 @@ def test_a_greedy_random_model_does_not_repeat_one_token(name: str) -> None:
 
 def test_shapes_are_the_sizes_they_are_named_for() -> None:
     millions = {name: round(parameters(config)[0] / 1e6, 1) for name, config in SHAPES.items()}
-    assert millions == {"shipped": 15.2, "small": 22.6, "medium": 914.9}
+    assert millions == {
+        **{"shipped": 15.2, "small": 22.6, "small-deepseek": 22.5, "small-gpt-oss": 22.7},
+        **{"medium": 914.9, "medium-deepseek": 899.7, "medium-gpt-oss": 916.0},
+    }
+
+
+@pytest.mark.parametrize("name", ["small-deepseek", "small-gpt-oss"])
+def test_a_shape_of_a_kind_has_what_the_kind_costs(name: str) -> None:
+    # a shape whose cards lack what slows the family down would measure Qwen3-MoE under its name
+    config = SHAPES[name]
+    first, second = (c for c in config.attention[:2] if isinstance(c, AttentionCard))
+    if name.endswith("deepseek"):
+        assert first.latent is not None
+        assert (config.router.groups, config.router.groups_kept) == (4, 2)
+        assert config.experts.shared == "added"
+    else:
+        assert first.sinks
+        assert first.qkv_bias
+        assert (first.window, second.window) == (128, None)
+        assert config.experts.biases
+        assert config.experts.activation == "swiglu_clamped"
 
 
 # ------------------------------------------------------------------------------- errors
@@ -101,7 +122,10 @@ def test_shapes_are_the_sizes_they_are_named_for() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"shape": "huge"}, "--shape must be one of shipped, small, medium; got 'huge'"),
+        (
+            {"shape": "huge"},
+            "--shape must be one of shipped, small, medium, small-deepseek, .*; got 'huge'",
+        ),
         ({"shape": "small", "model": "x"}, "not both"),
         ({"shape": "small", "batches": (1, 0)}, "--batch must be at least 1, got 0"),
         ({"shape": "small", "batches": (2, 2)}, "twice"),

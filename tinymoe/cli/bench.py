@@ -35,9 +35,10 @@ def bench(
     shape: Annotated[
         str | None,
         typer.Option(
-            metavar="small|medium|shipped",
+            metavar="small|medium|shipped|...",
             help="A model of random weights in place of a folder's, drawn in memory. "
-            "medium is 0.9 G parameters: 3.7 GB in fp32, twice that in exact.",
+            "medium is 0.9 G parameters: 3.7 GB in fp32, twice that in exact. Both are of Qwen3's "
+            "kind; -deepseek and -gpt-oss behind their names make them of those kinds.",
             show_default=False,
             rich_help_panel=options.MODEL,
         ),

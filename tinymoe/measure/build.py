@@ -52,6 +52,17 @@ class Source:
             experts=self.experts or config.router.experts,
             top_k=self.top_k or config.router.top_k,
         )
+        if router.experts % router.groups:
+            raise TinymoeError(
+                f"--shape {self.shape} has its experts in {router.groups} groups: expected a "
+                f"multiple of {router.groups} experts, got {router.experts}"
+            )
+        most = router.experts // router.groups * router.groups_kept
+        if router.top_k > most:
+            raise TinymoeError(
+                f"--shape {self.shape}: a token may choose among {most} experts, top-k is "
+                f"{router.top_k}: take fewer"
+            )
         positions = self.positions or config.max_positions
         return replace(config, router=router, max_positions=positions)
 

@@ -28,6 +28,7 @@ from tinymoe.model.params import AttentionParams, MoeParams, Params
 from tinymoe.model.weights import plain
 
 ARCHITECTURE = "qwen3moe"  # llama.cpp's name
+QWEN_SHAPES = [name for name, config in SHAPES.items() if config.family == "qwen3_moe"]
 
 
 class Coding(NamedTuple):
@@ -98,8 +99,8 @@ def check(config: ModelConfig, form: str) -> None:
     if config.family != "qwen3_moe" or "dense" in config.layers or not config.router.renormalise:
         raise TinymoeError(
             f"a GGUF file is written of Qwen3-MoE with a mixture in every layer and renormalised "
-            f"weights, this is {config.family}: take --shape {' or '.join(SHAPES)}, or convert the "
-            "checkpoint with llama.cpp's convert_hf_to_gguf.py"
+            f"weights, this is {config.family}: take --shape {' or '.join(QWEN_SHAPES)}, or "
+            "convert the checkpoint with llama.cpp's convert_hf_to_gguf.py"
         )
     coding = CODINGS[form]
     inner = (config.hidden_size, config.heads * config.head_dim, config.moe_intermediate)
@@ -211,7 +212,7 @@ def main() -> int:
         description="Write the model that `bench` measures as a GGUF file for llama.cpp.",
     )
     either = parser.add_mutually_exclusive_group()
-    either.add_argument("--shape", help=f"of a random model: {', '.join(SHAPES)}")
+    either.add_argument("--shape", help=f"of a random model: {', '.join(QWEN_SHAPES)}")
     either.add_argument("--model", type=Path, help="a folder (default: the shipped model)")
     parser.add_argument("--seed", type=int, default=0, help="of random weights, as in bench")
     forms = "; ".join(f"{name}: {coding.meaning}" for name, coding in CODINGS.items())

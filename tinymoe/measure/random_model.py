@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinymoe.core import Array, AttentionCard, ModelConfig, Numerics, TinymoeError
-from tinymoe.model.params import (
-    AttentionParams,
-    LayerParams,
-    MoeParams,
-    Params,
-    aligned_empty,
-)
+from tinymoe.core import Array, ModelConfig, Numerics, TinymoeError
+from tinymoe.model.fresh import fresh_params
+from tinymoe.model.params import Params, aligned_empty
 
 ROUTER_GAIN = 0.5  # below 1: weights of the chosen stay near 1/K, none takes all
 # Untrained attention gives every token nearly the same average of values. At full size it drowns
 # what tells tokens apart: after a few layers all choose the same K experts.
-ATTENTION_GAIN = 0.25
+ATTENTION_GAIN = 0.125
 
 
 def random_params(config: ModelConfig, seed: int, numerics: Numerics) -> Params:
@@ -30,19 +25,9 @@ def random_params(config: ModelConfig, seed: int, numerics: Numerics) -> Params:
     Matrices: uniform with mean 0 and variance 1 / fan-in, so that activations keep their size
     from layer to layer; the router and attention's output times the gains above. The embedding
     is drawn as a head is: larger and tied to the head, every token would predict itself. Norm
-    weights: 1.
+    weights: 1. Biases and sinks: 0, which take as long to read and add as others.
     """
-    if "dense" in config.layers:
-        raise TinymoeError("a random model has a mixture in every layer, this shape a dense one")
-    draw = _Draw(seed, numerics)
-    V, H = config.vocab_size, config.hidden_size
-    head = draw.matrix(V, H)
-    return Params(
-        embed=head if config.tied_head else draw.matrix(V, H),
-        layers=tuple(_layer(config, draw) for _ in config.layers),
-        final_norm=draw.ones(H),
-        head=head,
-    )
+    return fresh_params(config, _Draw(seed, numerics))
 
 
 class _Draw:
@@ -54,44 +39,40 @@ class _Draw:
         self._random = np.random.default_rng(seed)
         self._dtype = numerics.dtype
 
-    def ones(self, *shape: int) -> Array:
-        """A norm that changes nothing."""
-        return np.ones(shape, self._dtype)
+    def matrix(self, *shape: int) -> Array:
+        """Uniform in +-sqrt(3 / in): standard deviation 1 / sqrt(in)."""
+        return self._uniform(shape, 1.0)
 
-    def matrix(self, outputs: int, inputs: int, gain: float = 1.0) -> Array:
-        """(out, in), uniform in +-gain * sqrt(3 / in): standard deviation gain / sqrt(in)."""
-        values = self._random.random((outputs, inputs), dtype=np.float32)
-        values -= np.float32(0.5)  # in place: a medium model's largest matrix is 134 MB
-        values *= np.float32(2 * gain * (3 / inputs) ** 0.5)
-        return values.astype(self._dtype, copy=False)
+    def mixed_out(self, outputs: int, inputs: int) -> Array:
+        """Smaller, see `ATTENTION_GAIN`."""
+        return self._uniform((outputs, inputs), ATTENTION_GAIN)
 
-    def stack(self, count: int, outputs: int, inputs: int) -> Array:
-        """`count` matrices, (count, out, in), drawn one by one to keep memory low."""
-        stacked = aligned_empty((count, outputs, inputs), self._dtype)
-        for index in range(count):
-            stacked[index] = self.matrix(outputs, inputs)
+    def router(self, experts: int, hidden: int) -> Array:
+        """Smaller, see `ROUTER_GAIN`."""
+        return self._uniform((experts, hidden), ROUTER_GAIN)
+
+    def experts(self, *shape: int) -> Array:
+        """Drawn one by one to keep memory low."""
+        stacked = aligned_empty(shape, self._dtype)
+        for index in range(len(stacked)):
+            stacked[index] = self.matrix(*shape[1:])
         return stacked
 
+    def norm(self, *shape: int) -> Array:
+        """Changes nothing."""
+        return np.ones(shape, self._dtype)
 
-def _layer(config: ModelConfig, draw: _Draw) -> LayerParams:
-    H, D = config.hidden_size, config.head_dim
-    width, card = config.moe_intermediate, config.router
-    first = config.attention[0]
-    normed = isinstance(first, AttentionCard) and first.qk_norm != "none"
-    return LayerParams(
-        attention=AttentionParams(
-            norm=draw.ones(H),
-            qkv=draw.matrix((config.heads + 2 * config.kv_heads) * D, H),
-            qk_norm=draw.ones(config.heads + config.kv_heads, D) if normed else None,
-            out=draw.matrix(H, config.heads * D, gain=ATTENTION_GAIN),
-        ),
-        ffn=MoeParams(
-            norm=draw.ones(H),
-            router=draw.matrix(card.experts, H, gain=ROUTER_GAIN),
-            selection_bias=np.zeros(card.experts, draw.ones(0).dtype)
-            if card.selection_bias
-            else None,
-            gate_up=draw.stack(card.experts, 2 * width, H),
-            down=draw.stack(card.experts, H, width),
-        ),
-    )
+    ones = norm
+
+    def bias(self, *shape: int) -> Array:
+        """Changes nothing."""
+        return np.zeros(shape, self._dtype)
+
+    expert_bias = selection_bias = sinks = bias
+
+    def _uniform(self, shape: tuple[int, ...], gain: float) -> Array:
+        """In place where it can be: a medium model's largest matrix is 134 MB."""
+        values = self._random.random(shape, dtype=np.float32)
+        values -= np.float32(0.5)
+        values *= np.float32(2 * gain * (3 / shape[-1]) ** 0.5)
+        return values.astype(self._dtype, copy=False)

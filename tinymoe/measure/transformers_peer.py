@@ -137,7 +137,13 @@ class Transformers:
 
 
 def huggingface(config: ModelConfig) -> dict[str, Any]:
-    """The shape as transformers' Qwen3MoeConfig names it."""
+    """The shape as transformers' Qwen3MoeConfig names it; an error of a shape of another kind."""
+    if config.family != "qwen3_moe":
+        raise TinymoeError(
+            "--peer transformers: expected a --shape of Qwen3's kind (small, medium, shipped), "
+            f"this is {config.family}: its weights are drawn there as Qwen3MoeConfig's; measure a "
+            "checkpoint (--model), or leave the peer out"
+        )
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
