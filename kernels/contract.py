@@ -35,6 +35,11 @@ class Contract:
         """The function that says what is right."""
         return self.implementations["definition"]
 
+    @property
+    def anywhere(self) -> dict[str, Implementation]:
+        """The implementations that need no GPU."""
+        return {name: one for name, one in self.implementations.items() if name != "cuda"}
+
     def inputs(self) -> SearchStrategy[Case]:
         """A hypothesis strategy of cases: the op's arguments by name."""
         try:

@@ -6,6 +6,9 @@ implementation is one line, and the property tests then run it:
 
     register("route", "mine", my_route)
 
+"cuda" is on the current GPU; its kernels, on any device, are in `cuda/table.py`. The recurrences of
+linear attention have none yet.
+
 Exactness classes. "exact": whole numbers and bytes are equal, in order. "exact on the exact grid":
 where inputs are small multiples of a power of two, every order of sums gives the same bits and
 the check demands them; elsewhere a derived bound. "derived bound": see `bounds.py`.
@@ -26,6 +29,7 @@ from tinymoe.kernels import check_linear_attention, checks, linear_naive, naive,
 from tinymoe.kernels.check_route import check_route
 from tinymoe.kernels.check_sample import Drawn, check_sample
 from tinymoe.kernels.contract import Contract, Implementation
+from tinymoe.kernels.cuda.table import implementation as cuda
 from tinymoe.model.ops import DEFINITION
 
 __all__ = ["CONTRACTS", "Contract", "contract", "register"]
@@ -44,7 +48,7 @@ _TABLE = (
         exactness="exact on the exact grid",
         promise="a dot product and a bias in any order, then one rounding to storage",
         check=checks.check_linear,
-        implementations={"definition": DEFINITION.linear, "naive": naive.linear},
+        implementations={"definition": DEFINITION.linear, "naive": naive.linear, **cuda("linear")},
     ),
     Contract(
         name="rmsnorm",
@@ -52,7 +56,11 @@ _TABLE = (
         exactness="derived bound",
         promise="weight * x / sqrt(mean(x^2) + eps)",
         check=checks.check_rmsnorm,
-        implementations={"definition": DEFINITION.rmsnorm, "naive": naive.rmsnorm},
+        implementations={
+            "definition": DEFINITION.rmsnorm,
+            "naive": naive.rmsnorm,
+            **cuda("rmsnorm"),
+        },
     ),
     Contract(
         name="rope",
@@ -60,7 +68,7 @@ _TABLE = (
         exactness="derived bound",
         promise="pairs turned by the given angles; dimensions past rotary_dim exactly as they were",
         check=checks.check_rope,
-        implementations={"definition": DEFINITION.rope, "naive": naive.rope},
+        implementations={"definition": DEFINITION.rope, "naive": naive.rope, **cuda("rope")},
     ),
     Contract(
         name="attention_prefill",
@@ -73,6 +81,7 @@ _TABLE = (
         implementations={
             "definition": DEFINITION.attention_prefill,
             "naive": naive.attention_prefill,
+            **cuda("attention_prefill"),
         },
     ),
     Contract(
@@ -87,6 +96,7 @@ _TABLE = (
         implementations={
             "definition": DEFINITION.attention_decode,
             "naive": naive.attention_decode,
+            **cuda("attention_decode"),
         },
     ),
     Contract(
@@ -133,7 +143,7 @@ _TABLE = (
         promise="ids and order exact, but for choices closer than rounding (true ties: lowest "
         "id); logits, scores and weights to a derived bound",
         check=check_route,
-        implementations={"definition": DEFINITION.route, "naive": naive.route},
+        implementations={"definition": DEFINITION.route, "naive": naive.route, **cuda("route")},
     ),
     Contract(
         name="permute",
@@ -141,7 +151,11 @@ _TABLE = (
         exactness="exact",
         promise="slots by expert, then token, then choice",
         check=checks.check_permute,
-        implementations={"definition": DEFINITION.permute, "naive": naive.permute},
+        implementations={
+            "definition": DEFINITION.permute,
+            "naive": naive.permute,
+            **cuda("permute"),
+        },
     ),
     Contract(
         name="expert_ffn",
@@ -151,7 +165,11 @@ _TABLE = (
         promise="down @ (silu(gate @ x) * (up @ x)) of each row's expert; gate is the first half; "
         "the card may ask for the clamped form",
         check=checks.check_expert_ffn,
-        implementations={"definition": DEFINITION.expert_ffn, "naive": naive.expert_ffn},
+        implementations={
+            "definition": DEFINITION.expert_ffn,
+            "naive": naive.expert_ffn,
+            **cuda("expert_ffn"),
+        },
     ),
     Contract(
         name="combine",
@@ -159,7 +177,11 @@ _TABLE = (
         exactness="exact on the exact grid",
         promise="the weighted sum over K, then one rounding to storage",
         check=checks.check_combine,
-        implementations={"definition": DEFINITION.combine, "naive": naive.combine},
+        implementations={
+            "definition": DEFINITION.combine,
+            "naive": naive.combine,
+            **cuda("combine"),
+        },
     ),
     Contract(
         name="sample",
@@ -168,7 +190,7 @@ _TABLE = (
         exactness="derived bound",
         promise="the masked probabilities; the token exactly as (seed, step) draws it from them",
         check=check_sample,
-        implementations={"definition": sample_definition, "naive": naive.sample},
+        implementations={"definition": sample_definition, "naive": naive.sample, **cuda("sample")},
     ),
     *rows_formats.ROWS,
 )

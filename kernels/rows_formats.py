@@ -17,6 +17,7 @@ from tinymoe.kernels import (
     naive_nvfp4,
 )
 from tinymoe.kernels.contract import Contract
+from tinymoe.kernels.cuda.table import implementation as cuda
 
 W4A16 = (
     "x times the values that codes and scales stand for, in any order, the tensor scale wherever "
@@ -37,7 +38,7 @@ def _bytes(name: str, signature: str, promise: str, naive: Callable[..., Any]) -
         exactness="exact",
         promise=promise,
         check=check_formats.bit_for_bit(name, definition),
-        implementations={"definition": definition, "naive": naive},
+        implementations={"definition": definition, "naive": naive, **cuda(name)},
     )
 
 
@@ -55,7 +56,11 @@ def _product(
         exactness="exact on the exact grid",
         promise=promise,
         check=check(name),
-        implementations={"definition": getattr(formats_ops, name), "naive": naive},
+        implementations={
+            "definition": getattr(formats_ops, name),
+            "naive": naive,
+            **cuda(name),
+        },
     )
 
 
@@ -193,6 +198,7 @@ ROWS = (
         implementations={
             "definition": ffn_nvfp4.expert_ffn_nvfp4_w4a4,
             "naive": naive_gemm.expert_ffn_nvfp4_w4a4,
+            **cuda("expert_ffn_nvfp4_w4a4"),
         },
     ),
 )

@@ -160,16 +160,30 @@ class CupyDevice:
             self._kernels[key] = Kernel(self, source, entry, types, module.get_function(entry))
         return self._kernels[key]
 
+    def from_ptx(self, text: str, entry: str, source: str = "this PTX") -> Kernel:
+        """An entry of PTX from elsewhere, as Numba's; the driver translates it."""
+        key = text, entry, ()
+        if key not in self._kernels:
+            module = self._loaded(text.encode(), "ptx")
+            types = entry_of(text, entry, source)
+            self._kernels[key] = Kernel(self, source, entry, types, module.get_function(entry))
+        return self._kernels[key]
+
     def _module(self, source: str, defines: tuple[str, ...]) -> tuple[Any, str]:
-        """A CUBIN goes in by way of a file: so no compiler of CuPy's own has a say in it."""
+        """The exact chip's CUBIN; or committed PTX, which the driver translates."""
         key = source, defines
         if key not in self._modules:
             made = build(source, self.arch, defines)
-            binary = bool(made.cubin)  # else committed PTX, which the driver translates
-            path = self._folder / f"{len(self._modules)}.{'cubin' if binary else 'ptx'}"
-            path.write_bytes(made.cubin if binary else made.ptx.encode())
-            self._modules[key] = self.cupy.RawModule(path=str(path)), made.ptx
+            binary = made.cubin or made.ptx.encode()
+            module = self._loaded(binary, "cubin" if made.cubin else "ptx")
+            self._modules[key] = module, made.ptx
         return self._modules[key]
+
+    def _loaded(self, binary: bytes, kind: str) -> Any:
+        """A module by way of a file: so no compiler of CuPy's own has a say in it."""
+        path = self._folder / f"{len(list(self._folder.iterdir()))}.{kind}"
+        path.write_bytes(binary)
+        return self.cupy.RawModule(path=str(path))
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
         """An array whose contents mean nothing yet."""

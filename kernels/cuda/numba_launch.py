@@ -19,7 +19,7 @@ from tinymoe.kernels.cuda.compile import NEEDED
 from tinymoe.kernels.cuda.launch import Dim, Kernel, launch
 
 if TYPE_CHECKING:
-    from tinymoe.kernels.cuda.devices import PtxDevice
+    from tinymoe.kernels.cuda.devices import CupyDevice, PtxDevice
 
 CAPABILITY = (8, 0)  # sm_80: later chips run its PTX as well
 
@@ -30,15 +30,17 @@ def numba_ptx(function: Callable[..., None], types: tuple[str, ...]) -> str:
 
     An array "f32[:,:]" is C-contiguous. The entry gets the function's own name: Numba's is mangled.
     """
-    cuda = _numba_cuda()
+    cuda = numba_cuda()
     text, _ = cuda.compile_ptx(function, tuple(map(_numba_type, types)), cc=CAPABILITY)
     (entry,) = re.findall(r"\.entry\s+([\w$]+)", text)
     named: str = text.replace(entry, function.__name__)
     return named
 
 
-def numba_kernel(device: PtxDevice, function: Callable[..., None], *types: str) -> Kernel:
-    """A Numba kernel for the PTX machine."""
+def numba_kernel(
+    device: PtxDevice | CupyDevice, function: Callable[..., None], *types: str
+) -> Kernel:
+    """A Numba kernel for the PTX machine, or for a GPU, whose driver translates its PTX."""
     return device.from_ptx(numba_ptx(function, types), function.__name__, function.__module__)
 
 
@@ -49,7 +51,7 @@ def numba_launch(kernel: Kernel, grid: Dim, block: Dim, args: Sequence[Any]) -> 
     """
     flat: list[Any] = []
     for arg in args:
-        if isinstance(arg, np.ndarray):
+        if kernel.device.is_array(arg):
             sizes = (*arg.shape, *arg.strides)
             flat += [*_words(0, 0, arg.size, arg.itemsize), arg, *_words(*sizes)]
         else:
@@ -62,7 +64,8 @@ def _words(*values: int) -> list[np.int64]:
 
 
 @cache
-def _numba_cuda() -> Any:
+def numba_cuda() -> Any:
+    """The module, if it is NVIDIA's; TinymoeError says what to install."""
     try:
         from numba import cuda
     except ImportError as error:

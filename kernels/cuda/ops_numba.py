@@ -1,7 +1,7 @@
-"""The Numba-CUDA kernels as ops: `linear`, `route`, `permute` and `combine` on the PTX machine.
+"""The Numba-CUDA kernels as ops: `linear`, `route`, `permute` and `combine`, as `ops_routing.py`.
 
 Signatures and meaning: the rows of `kernels/contracts.py`; float32 storage. They are the twins of
-the CUDA C kernels, to read beside them, and hold those to the same results.
+the CUDA C kernels, to read beside them, and hold those to the same results. No GPU has run them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from tinymoe.core import Array, Numerics, Permutation, RouterCard, Routing, TinymoeError
 from tinymoe.kernels.cuda import combine_numba, gemm_numba, permute_numba, route_numba
 from tinymoe.kernels.cuda.arguments import blocks_for
-from tinymoe.kernels.cuda.devices import PtxDevice
+from tinymoe.kernels.cuda.devices import CupyDevice, PtxDevice
 from tinymoe.kernels.cuda.numba_launch import numba_kernel, numba_launch
 from tinymoe.kernels.cuda.ops_routing import SCORE, THREADS, WEIGHT
 
@@ -24,9 +24,9 @@ LANES = 32
 
 @dataclass(frozen=True)
 class NumbaOps:
-    """Numba-CUDA kernels on one PTX machine."""
+    """Numba-CUDA kernels on one device."""
 
-    device: PtxDevice
+    device: PtxDevice | CupyDevice
 
     def _run(self, function: Callable[..., None], work: int, *args: Any) -> None:
         """One thread for each piece of work."""
@@ -44,11 +44,11 @@ class NumbaOps:
         out = self.device.empty((len(x), len(weight)), np.float32)
         tiles = blocks_for(len(weight), gemm_numba.TILE), blocks_for(len(x), gemm_numba.TILE)
         block = gemm_numba.TILE, gemm_numba.TILE
-        self._launch(
-            gemm_numba.gemm_tiled, tiles, block, out, *map(np.ascontiguousarray, (x, weight))
-        )
+        x, weight = self.device.asarray(x), self.device.asarray(weight)
+        self._launch(gemm_numba.gemm_tiled, tiles, block, out, x, weight)
         if bias is not None:
-            self._run(route_numba.add_bias, out.size, out, out.copy(), bias)
+            added = self.device.asarray(bias)
+            self._run(route_numba.add_bias, out.size, out, out.copy(), added)
         return out
 
     def route(
@@ -67,13 +67,15 @@ class NumbaOps:
     def route_logits(self, logits: Array, bias: Array | None, card: RouterCard) -> Routing:
         """The five steps on logits (T, E)."""
         (tokens, _), empty = logits.shape, self.device.empty
+        logits = self.device.asarray(logits)
         scores = empty(logits.shape, np.float32)
         kind = np.int32(SCORE[card.score])
         self._run(route_numba.scores, tokens * LANES, scores, logits, kind)
         choice = scores
         if bias is not None:
             choice = empty(logits.shape, np.float32)
-            self._run(route_numba.add_bias, choice.size, choice, scores, bias)
+            added = self.device.asarray(bias)
+            self._run(route_numba.add_bias, choice.size, choice, scores, added)
         if card.groups_kept < card.groups:
             kept = empty(logits.shape, np.float32)
             limits = card.groups, card.groups_kept
@@ -98,7 +100,7 @@ class NumbaOps:
                 f"permute_numba.py holds counts of {permute_numba.MOST_EXPERTS} experts in shared "
                 f"memory, got {experts}: use the CUDA C kernel"
             )
-        flat, slots = np.ascontiguousarray(ids).reshape(-1), permute_numba.SLOTS
+        flat, slots = self.device.asarray(ids).reshape(-1), permute_numba.SLOTS
         blocks = blocks_for(flat.size, slots)
         starts = self.device.empty((blocks, experts), np.int32)
         order = self.device.empty((flat.size,), np.int64)
@@ -112,16 +114,16 @@ class NumbaOps:
         """expert_out (T, K, H), weights (T, K) -> (T, H). combine_numba.py."""
         _float32(numerics)
         tokens, top_k, width = expert_out.shape
-        rows = np.ascontiguousarray(expert_out).reshape(tokens * top_k, width)
+        rows = self.device.asarray(expert_out).reshape(tokens * top_k, width)
         out = self.device.empty((tokens, width), np.float32)
-        self._run(combine_numba.combine, out.size, out, rows, weights)
+        self._run(combine_numba.combine, out.size, out, rows, self.device.asarray(weights))
         return out
 
 
 def _type(value: Any) -> str:
     """The name that `numba_ptx` gives an argument's type."""
     name = f"{value.dtype.kind}{8 * value.dtype.itemsize}"
-    return f"{name}[{','.join(':' * value.ndim)}]" if isinstance(value, np.ndarray) else name
+    return f"{name}[{','.join(':' * value.ndim)}]" if value.ndim else name  # or a NumPy number
 
 
 def _float32(numerics: Numerics) -> None:

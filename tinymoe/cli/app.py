@@ -64,7 +64,8 @@ class Commands(TyperGroup):
         module = cmd_name.replace("-", "_")
         function = getattr(import_module(f"tinymoe.cli.{module}"), module)
         single = _typer()
-        single.command(cmd_name, context_settings=CONTEXT)(function)
+        kind = getattr(import_module(f"tinymoe.cli.{module}"), "COMMAND", None)
+        single.command(cmd_name, cls=kind, context_settings=CONTEXT)(function)
         return typer.main.get_command(single)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

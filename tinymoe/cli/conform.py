@@ -1,19 +1,34 @@
-"""`python -m tinymoe conform`: somebody else's kernel under our tests."""
+"""`python -m tinymoe conform`: somebody else's kernel under our tests, or ours on a device."""
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from tinymoe.cli import options, report
+from tinymoe.cli import conform_device, options, report
 from tinymoe.core import TinymoeError
 
 if TYPE_CHECKING:
     from tinymoe.oracle.conform.run import Result
 
 LONGEST = 300  # letters of an explanation on the terminal
+CASES = 200  # for each check of a function
+DEVICE = "Our own kernels"
+
+
+class COMMAND(TyperCommand):
+    """`--device` alone means `--device cuda`, which an option of typer cannot say."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """With the value that was left out put in."""
+        full = []
+        for arg, after in zip_longest(args, args[1:], fillvalue="-"):
+            full += [arg, "cuda"] if arg == "--device" and after.startswith("-") else [arg]
+        return super().parse_args(ctx, full)
 
 
 def conform(
@@ -28,7 +43,14 @@ def conform(
     arrays: Annotated[
         str, typer.Option(metavar="numpy|torch|cupy", help="What the function takes.")
     ] = "numpy",
-    cases: Annotated[int, typer.Option(min=1, help="Inputs to try for each check.")] = 200,
+    cases: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Inputs to try for each check.",
+            show_default="200; of our own kernels 20",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed tries other inputs.")] = 0,
     where: Annotated[
         list[str] | None,
@@ -46,6 +68,45 @@ def conform(
         bool,
         typer.Option("--strict-bits", help="Fail where a token's last bits depend on its company."),
     ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[cuda|ptx|ptx:ARCH]",
+            help="Run our own CUDA kernels on this device instead: a GPU; or the PTX machine, as "
+            "sm_80 or another chip (ptx:120a).",
+            show_default="cuda, if --device has no value",
+            rich_help_panel=DEVICE,
+        ),
+    ] = None,
+    ops: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OP,OP",
+            help="Of these ops alone.",
+            show_default="all that have kernels",
+            rich_help_panel=DEVICE,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="The report as JSON, replaced whenever a kernel is done.",
+            show_default="conform-cuda.json for a GPU, else none",
+            rich_help_panel=DEVICE,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Seconds that one input may take before its process is stopped.",
+            show_default="300",
+            rich_help_panel=DEVICE,
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Run a function of yours under the tests that every kernel here must pass.
@@ -59,6 +120,11 @@ def conform(
     fails is shown as small as it can be made, with the known bug that gives the same wrong
     numbers, if there is one.
 
+    With [bold]--device[/bold]: all our own CUDA kernels on a GPU (or without one on the PTX
+    machine), against the definition, timed, and the GPU's bits against the PTX machine's. A kernel
+    that takes its process down costs no other one its result. All ops with --cases 3 on the PTX
+    machine: about a minute on two cores.
+
     Exit code 0: conforms. 1: does not. 2: could not be run.
 
     [bold]Examples[/bold]
@@ -70,9 +136,23 @@ def conform(
     python -m tinymoe conform expert_ffn mykernels:ffn --arrays torch --cases 1000 --json
 
     python -m tinymoe conform quantize_nvfp4 mykernels:quantise --where convention=kernel
+
+    python -m tinymoe conform --device cuda --out report.json
+
+    python -m tinymoe conform --device ptx --ops route,permute --cases 3
     """
+    if device is not None:
+        with report.outcome(as_json):
+            given: dict[str, Any] = {"MODULE:FUNCTION": function, "--where": where}
+            given |= {"--vectors": vectors, "--strict-bits": strict_bits}
+            given["--arrays"] = arrays != "numpy"
+            asked = conform_device.Asked.of(device, op, ops, out, given)
+            conforms = conform_device.run(asked, cases, seed, timeout, as_json)
+        raise typer.Exit(0 if conforms else 1)
     failed = False
     with report.outcome(as_json):
+        if ops is not None or out is not None or timeout is not None:
+            raise TinymoeError("--ops, --out and --timeout belong to --device cuda or --device ptx")
         from tinymoe.kernels.contracts import CONTRACTS, contract
 
         if op is None:
@@ -92,7 +172,7 @@ def conform(
         golden = made(models=False) if vectors is None else read_vectors(vectors)
         foreign = Foreign(resolve(function), row, kind)
         chosen = dict(_pair(text) for text in where or ())
-        results = run(row, foreign, cases=cases, seed=seed, vectors=golden, where=chosen)
+        results = run(row, foreign, cases=cases or CASES, seed=seed, vectors=golden, where=chosen)
         bad = {"FAIL", "bits"} if strict_bits else {"FAIL"}
         failed = any(result.verdict in bad for result in results)
         _show(op, function, results, failed, as_json)
@@ -108,15 +188,25 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _list(contracts: Any, as_json: bool) -> None:
+    from tinymoe.kernels.cuda.table import KERNELS
+
     if as_json:
         rows = {
-            name: {"signature": row.signature, "exactness": row.exactness, "promise": row.promise}
+            name: {
+                "signature": row.signature,
+                "exactness": row.exactness,
+                "promise": row.promise,
+                "implementations": list(row.implementations),
+                "kernels": {rung: made.files for rung, made in KERNELS.get(name, {}).items()},
+            }
             for name, row in contracts.items()
         }
         report.print_json({"ops": rows})
         return
     for name, row in contracts.items():
         print(f"{name}\n    {row.signature}\n    {row.exactness}: {row.promise}")
+        kernels = f" ({', '.join(KERNELS[name])})" if name in KERNELS else ""
+        print(f"    here: {', '.join(row.implementations)}{kernels}")
 
 
 def _show(op: str, function: str, results: list[Result], failed: bool, as_json: bool) -> None:
