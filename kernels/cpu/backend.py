@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from tinymoe.core import Array, Batch, ModelConfig, Numerics, PagedKeysValues, Tap
 from tinymoe.kernels.cpu import kernel
+from tinymoe.kernels.cpu.lay_out import Packer, weights_of
 from tinymoe.kernels.cpu.ops import CpuOps
 from tinymoe.kernels.cpu.pack import pack
 from tinymoe.kernels.cpu.step import Step, uncovered
 from tinymoe.kernels.cpu.team import Team
-from tinymoe.kernels.cpu.weights import Packer, weights_of
 from tinymoe.model.ops import DEFINITION, Ops
 from tinymoe.model.params import Params
 from tinymoe.model.transformer import forward, no_tap
@@ -56,11 +56,13 @@ class CompiledStep:
         if uncovered(config, numerics) is not None or self._params is params:
             return
 
-        def packed(done: int, layers: int) -> None:
+        def packed(done: int, parts: int) -> None:
             if report is not None:
-                report("laying out weights", done, layers)
+                report("laying out weights", done, parts)
 
-        self._step = Step(weights_of(params, packed, self.packer), self.team)
+        self._step = Step(
+            weights_of(params, packed, self.packer, threads=self.team.threads), self.team
+        )
         self._step.compile(config, numerics)
         self._params = params
 

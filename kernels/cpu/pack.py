@@ -1,27 +1,26 @@
 """Weights to tiles: as they are stored where they are quantised (`pack_codes.py`), else by value.
 
-What a format cannot say exactly is never rounded: see `tiles.py` for the layout.
+What a format cannot say exactly is never rounded: see `tiles.py` for the layout. A stack is packed
+one expert at a time and a matrix some rows at a time, so that little of it is in memory twice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from tinymoe.core import Array, TinymoeError
-from tinymoe.kernels.cpu.batch import aligned
 from tinymoe.kernels.cpu.pack_codes import pack_codes
 from tinymoe.kernels.cpu.pack_codes import pack_quantised as pack_quantised
 from tinymoe.kernels.cpu.packed import Packed as Packed
+from tinymoe.kernels.cpu.packed import empty, placed, quads
 from tinymoe.kernels.cpu.packed import order_of as order_of
-from tinymoe.kernels.cpu.packed import placed
 from tinymoe.kernels.cpu.simd import LANES
 from tinymoe.kernels.cpu.tiles import FORMATS, ROWS, Format
 from tinymoe.model.on_demand import OnDemand
 
-
-def is_bf16(values: Array) -> bool:
-    """Every float32 is a BF16 value: its lower half is empty."""
-    return not (np.ascontiguousarray(values, np.float32).view(np.uint32) & 0xFFFF).any()
+WORDS = {"f32": 4, "bf16": 2}  # of 32 bits, of a row's quad
 
 
 def pack(values: Array | OnDemand, *, gate_up: bool = False, form: str | None = None) -> Packed:
@@ -41,40 +40,47 @@ def pack_values(
 ) -> Packed:
     """A float32 matrix (N, K) or stack (E, N, K): BF16 tiles if every value is one, else float32.
 
-    `form`: "f32" or "bf16" instead; BF16 of values that are none is refused. A stack that is read
-    on demand is read one expert at a time.
+    `form`: "f32" or "bf16" instead; BF16 of values that are none is refused.
     """
-    stack = values if len(values.shape) == 3 else values[:][None]
+    order = order_of(values.shape[-2], gate_up)
     for name in (form,) if form else ("bf16", "f32"):
-        packed = _packed(stack, FORMATS[name], order_of(stack.shape[1], gate_up))
+        packed = _packed(values, FORMATS[name], order, gate_up)
         if packed is not None:
             return packed
     raise TinymoeError("a weight has values that are no BF16 numbers: pack it as 'f32'")
 
 
-def _packed(stack: Array | OnDemand, kind: Format, order: Array) -> Packed | None:
+def _packed(weight: Array | OnDemand, form: Format, order: Array, gate_up: bool) -> Packed | None:
     """The tiles; None where BF16 would round a value."""
-    experts, rows, columns = stack.shape
-    pairs = len(order) // ROWS
-    data = aligned(experts * pairs * kind.pair_bytes(columns), np.uint8)
-    for expert, out in enumerate(data.reshape(experts, -1)):
-        values = np.asarray(stack[expert], np.float32)
-        if kind.name == "bf16" and not is_bf16(values):
-            return None
-        rows_placed = placed(values, order, kind.columns(columns))
-        tiles = _f32_tiles(rows_placed) if kind.name == "f32" else _bf16_tiles(rows_placed)
-        out[:] = tiles.reshape(-1).view(np.uint8)
-    return Packed(kind, data, experts, rows, columns, pairs, None)
+    packed = empty(form, weight.shape, order)
+    stacked = len(weight.shape) == 3
+    for expert, tiles in enumerate(packed.blocks):
+        for pairs, values in _pieces(weight[expert] if stacked else weight, gate_up):
+            own = order if len(values) == packed.rows else order_of(len(values), gate_up)
+            if not _put(tiles[pairs], np.asarray(values, np.float32), own, form):
+                return None
+    return packed
 
 
-def _f32_tiles(rows: Array) -> Array:
-    pairs, _, _, columns = rows.shape
-    quads = rows.reshape(pairs, 2, LANES, columns // 4, 4)
-    return np.ascontiguousarray(quads.transpose(0, 3, 1, 4, 2))  # pair, quad, tile, column, row
+def _pieces(matrix: Array | OnDemand, gate_up: bool) -> Iterator[tuple[slice, Array]]:
+    """Some rows after another, and which pairs they are; of a matrix that is in memory all."""
+    rows = len(matrix)
+    step = rows
+    if isinstance(matrix, OnDemand) and not gate_up:  # else a pair's rows lie in two places
+        step = max(ROWS, matrix.rows_at_once // ROWS * ROWS)
+    for first in range(0, rows, step):
+        values = matrix[first : first + step]
+        yield slice(first // ROWS, -(-(first + len(values)) // ROWS)), values
 
 
-def _bf16_tiles(rows: Array) -> Array:
-    pairs, _, _, columns = rows.shape
-    halves = (np.ascontiguousarray(rows).view(np.uint32) >> 16).astype(np.uint16)
-    words = halves.reshape(pairs, 2, LANES, columns // 4, 2, 2)
-    return np.ascontiguousarray(words.transpose(0, 3, 1, 4, 2, 5))
+def _put(tiles: Array, values: Array, order: Array, form: Format) -> bool:
+    """Values (n, K) into tiles (pairs, blocks, bytes); False where BF16 would round one."""
+    bits: Array = np.ascontiguousarray(values).view(np.uint32)
+    if form.name == "bf16":
+        if (np.bitwise_or.reduce(bits, axis=0) & 0xFFFF).any():
+            return False
+        bits = bits.view(np.uint16)[:, 1::2]  # the upper halves
+    words, of_one = placed(bits, order, form.columns(values.shape[1])), WORDS[form.name]
+    words = words.view(np.uint32)
+    tiles.view(np.uint32).reshape(len(words), -1, 2, of_one, LANES)[...] = quads(words, of_one)
+    return True

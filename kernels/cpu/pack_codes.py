@@ -24,13 +24,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinymoe.core import Array, QuantTensor, TinymoeError
-from tinymoe.kernels.cpu.batch import aligned
-from tinymoe.kernels.cpu.packed import Packed, order_of, placed
+from tinymoe.kernels.cpu.packed import Packed, empty, order_of, placed, quads
 from tinymoe.kernels.cpu.simd import LANES
-from tinymoe.kernels.cpu.tiles import FORMATS, NIBBLE_BYTE, ROWS, Format
+from tinymoe.kernels.cpu.tiles import FORMATS, NIBBLE_BYTE, Format
 from tinymoe.model.on_demand import CodedRows, OnDemand
 
 NVFP4_LARGEST = np.float32(2688)  # 6 * 448: where a tensor scale is given as the largest magnitude
+# which row's two bytes lie at each place of a tile's quad
+LANE_AT = np.argsort([first for first, _ in NIBBLE_BYTE])
 
 
 class Joined(NamedTuple):
@@ -87,22 +88,18 @@ def _pack(
 ) -> Packed | None:
     """Experts one by one, so that only one of them is in memory as it was stored."""
     order, packed = order_of(rows, gate_up), None
-    pairs = len(order) // ROWS
+    there = order >= 0
     for expert, parts in enumerate(experts):
-        kind, joined = FORMATS[parts[0].tensor.format], _joined(parts, rows)
+        form, joined = FORMATS[parts[0].tensor.format], _joined(parts, rows)
         if joined is None:
             return None
         if packed is None:
-            data = aligned(count * pairs * kind.pair_bytes(columns), np.uint8)
-            factors = None
-            if joined.factors is not None:
-                factors = aligned(count * len(order)).reshape(count, -1)
-            packed = Packed(kind, data, count, rows, columns, pairs, factors)
-        tiles = _fp8_tiles if kind.name == "fp8" else _fp4_tiles
-        made = tiles(kind, joined.codes, joined.scales, order, columns)
-        packed.data.reshape(count, -1)[expert] = made.reshape(-1)
+            scaled = joined.factors is not None
+            packed = empty(form, (count, rows, columns), order, scaled=scaled)
+        put = _put_fp8 if form.name == "fp8" else _put_fp4
+        put(packed.blocks[expert], joined, order, form)
         if packed.row_scales is not None and joined.factors is not None:
-            packed.row_scales[expert, order >= 0] = joined.factors[order[order >= 0]]
+            packed.row_scales[expert, there] = joined.factors[order[there]]
     return packed
 
 
@@ -182,32 +179,38 @@ def _refuse_nan(tensor: QuantTensor) -> None:
         )
 
 
-def _fp4_tiles(kind: Format, codes: Array, scales: Array, order: Array, columns: int) -> Array:
-    """codes (N, K/2), scales (N, K/block) uint8 -> (pairs, blocks, bytes of a block)."""
-    padded, block = kind.columns(columns), kind.block
-    nibbles = np.empty((len(codes), 2 * codes.shape[1]), np.uint8)
-    nibbles[:, ::2], nibbles[:, 1::2] = codes & 15, codes >> 4
-    rows = placed(nibbles, order, padded)
-    pairs, blocks = len(rows), padded // block
-    quads = rows.reshape(pairs, 2, LANES, blocks, block // 4, 2, 2)
-    both = quads[..., 0, :] | quads[..., 1, :] << 4  # pair, tile, row, block, quad, column of two
-    body = np.empty((pairs, blocks, block // 4, 2, 32), np.uint8)
-    body[..., np.array(NIBBLE_BYTE)] = both.transpose(0, 3, 4, 1, 2, 5)
-    heads = placed(scales, order, blocks).transpose(0, 3, 1, 2)  # pair, block, tile, row
-    flat = (heads.reshape(pairs, blocks, -1), body.reshape(pairs, blocks, -1))
-    return np.concatenate(flat, axis=2)
+def _put_fp4(tiles: Array, joined: Joined, order: Array, form: Format) -> None:
+    """codes (N, K/2), scales (N, K/block) uint8 into tiles (pairs, blocks, bytes of a block).
+
+    A row's quad is two bytes of nibbles 0 1, 2 3, and becomes two of nibbles 0 2, 1 3.
+    """
+    pairs, blocks, _ = tiles.shape
+    lanes = order.reshape(-1, LANES)[:, LANE_AT].reshape(-1)
+    rows = placed(joined.codes, lanes, blocks * form.block // 2)
+    first, second = rows[..., ::2], rows[..., 1::2]
+    turned = np.empty((*first.shape, 2), np.uint8)
+    turned[..., 0] = first & 15 | second << 4
+    turned[..., 1] = first >> 4 | second & 0xF0
+    body = tiles[:, :, 2 * form.scale_bytes :].view(np.uint16)
+    body.reshape(pairs, blocks, -1, 2, LANES)[...] = quads(
+        turned.view(np.uint16)[..., 0], 1
+    ).reshape(pairs, blocks, -1, 2, LANES)
+    _put_scales(tiles, joined.scales, order)
 
 
-def _fp8_tiles(kind: Format, codes: Array, scales: Array, order: Array, columns: int) -> Array:
-    """codes (N, K) uint8, scales float32 (N, ceil(K / 128)) -> (pairs, blocks, bytes)."""
-    padded = kind.columns(columns)
-    rows = placed(codes, order, padded)
-    pairs, blocks = len(rows), padded // kind.block
-    quads = rows.reshape(pairs, 2, LANES, blocks, kind.block // 4, 4)
-    body = np.ascontiguousarray(quads.transpose(0, 3, 4, 1, 2, 5))
-    heads = np.ascontiguousarray(placed(scales, order, blocks).transpose(0, 3, 1, 2))
-    flat = (
-        heads.view(np.uint8).reshape(pairs, blocks, -1),
-        body.reshape(pairs, blocks, -1),
-    )
-    return np.concatenate(flat, axis=2)
+def _put_fp8(tiles: Array, joined: Joined, order: Array, form: Format) -> None:
+    """codes (N, K) uint8, scales float32 (N, ceil(K / 128)) into tiles (pairs, blocks, bytes)."""
+    pairs, blocks, _ = tiles.shape
+    words = placed(joined.codes, order, blocks * form.block).view(np.uint32)
+    body = tiles[:, :, 2 * form.scale_bytes :].view(np.uint32)
+    shape = (pairs, blocks, -1, 2, LANES)
+    body.reshape(shape)[...] = quads(words, 1).reshape(shape)
+    _put_scales(tiles, joined.scales, order)
+
+
+def _put_scales(tiles: Array, scales: Array, order: Array) -> None:
+    """Scales (N, blocks) before each block: 16 rows' of the one tile, then of the other."""
+    pairs, blocks, _ = tiles.shape
+    head = tiles[:, :, : 2 * LANES * scales.itemsize].view(scales.dtype)
+    there = placed(scales, order, blocks)
+    head.reshape(pairs, blocks, 2, LANES)[...] = there.transpose(0, 3, 1, 2)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinymoe.core import Array
+from tinymoe.kernels.cpu.batch import aligned
 from tinymoe.kernels.cpu.simd import LANES
 from tinymoe.kernels.cpu.tiles import ROWS, Format
 
@@ -38,6 +39,20 @@ class Packed:
         """In memory."""
         return self.data.nbytes + (0 if self.row_scales is None else self.row_scales.nbytes)
 
+    @property
+    def blocks(self) -> Array:
+        """The tiles by block, a view: (E, pairs, blocks, bytes of a block)."""
+        return self.data.reshape(self.experts, self.pairs, -1, self.form.block_bytes)
+
+
+def empty(form: Format, shape: tuple[int, ...], order: Array, *, scaled: bool = False) -> Packed:
+    """Tiles of zeros to fill, for a matrix (N, K) or a stack (E, N, K)."""
+    *lead, rows, columns = shape
+    experts, pairs = lead[0] if lead else 1, len(order) // ROWS
+    data = aligned(experts * pairs * form.pair_bytes(columns), np.uint8)
+    factors = aligned(experts * len(order)).reshape(experts, -1) if scaled else None
+    return Packed(form, data, experts, rows, columns, pairs, factors)
+
 
 def order_of(rows: int, gate_up: bool) -> Array:
     """Which row lies at each place of the tiles; -1: none.
@@ -60,3 +75,12 @@ def placed(values: Array, order: Array, columns: int) -> Array:
     there = order >= 0
     out[there, : values.shape[1]] = values[order[there]]
     return out.reshape(-1, 2, LANES, columns)
+
+
+def quads(words: Array, of_one: int) -> Array:
+    """Words (pairs, 2, 16, n), `of_one` of a quad, as in tiles: (pairs, quads, 2, of_one, 16).
+
+    Words, not single columns: copying 16 rows' words of 2 or 4 bytes from row by row to side by
+    side is what packing takes its time for, and it is paid by the word.
+    """
+    return words.reshape(len(words), 2, LANES, -1, of_one).transpose(0, 3, 1, 4, 2)

@@ -51,7 +51,7 @@ class OnDemand:
         self.shape, self._read = shape, read
         self.stored, self.codes = stored, codes
         row = 8 * max(1, shape[-1])  # bytes, in the widest type
-        self._block = block or max(1, BLOCK_BYTES // row)
+        self.rows_at_once = block or max(1, BLOCK_BYTES // row)  # all, where one costs as much
 
     def __len__(self) -> int:
         """Length of the first axis."""
@@ -63,8 +63,8 @@ class OnDemand:
 
     def blocks(self) -> Iterator[Array]:
         """All rows, a block at a time."""
-        for start in range(0, len(self), self._block):
-            yield self._read(slice(start, min(start + self._block, len(self))))
+        for start in range(0, len(self), self.rows_at_once):
+            yield self._read(slice(start, min(start + self.rows_at_once, len(self))))
 
 
 @dataclass
