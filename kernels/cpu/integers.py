@@ -1,0 +1,100 @@
+"""Four-bit codes as whole numbers: products that are exact because nothing is ever rounded.
+
+Twice an E2M1 value is a whole number up to 12. A block of 32 of them times 32 others is at most
+32 * 144 = 4608, so 16 bits hold every sum on the way, and a CPU has an instruction that multiplies
+and adds bytes: 32 products at once, where float32 has 8. It wants one side without sign, which is
+what `LIFT` is for:
+
+    sum x w = sum (x + 12) w - 12 sum w
+
+Here are the few operations that this takes, for builders of LLVM instructions. The second place,
+after `lookup.py`, where an instruction is named: on AVX2. Elsewhere the same whole numbers are
+made of what LLVM finds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+
+from tinymoe.kernels.cpu.lookup import byte_table
+from tinymoe.kernels.cpu.simd import U8
+
+LIFT = 12  # makes x, -12 .. 12, a number without sign
+DOUBLED = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]  # 2 * E2M1, by code
+LIFTED = [value + LIFT for value in DOUBLED]
+_BYTE, _HALF, _INT = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+HALVES = ir.VectorType(_HALF, 16)  # 16 int16
+WORDS = ir.VectorType(_INT, 8)  # 8 int32
+
+
+def doubled(builder: Any, codes: Any) -> Any:
+    """32 codes 0 .. 15 to twice their values, int8."""
+    return byte_table(builder, [value & 0xFF for value in DOUBLED], codes)
+
+
+def _has_avx2() -> bool:
+    return "+avx2" in str(getattr(cpu_target.target_context.codegen(), "_tm_features", ""))
+
+
+def _call(builder: Any, name: str, result: Any, values: list[Any]) -> Any:
+    kind = ir.FunctionType(result, [value.type for value in values])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
+
+
+def _every_second(builder: Any, x: Any, first: int) -> Any:
+    lanes = list(range(first, x.type.count, 2))
+    mask = ir.Constant(ir.VectorType(_INT, len(lanes)), lanes)
+    return builder.shuffle_vector(x, x, mask)
+
+
+def byte_pairs(builder: Any, unsigned: Any, signed: Any) -> Any:
+    """32 bytes u times 32 bytes s -> 16 int16: u[2i] s[2i] + u[2i+1] s[2i+1].
+
+    Below 2^15 in size, as all sums of codes are: the instruction would stop there, not wrap.
+    """
+    if _has_avx2():
+        return _call(builder, "llvm.x86.avx2.pmadd.ub.sw", HALVES, [unsigned, signed])
+    products = [
+        builder.mul(
+            builder.zext(_every_second(builder, unsigned, first), HALVES),
+            builder.sext(_every_second(builder, signed, first), HALVES),
+        )
+        for first in (0, 1)
+    ]
+    return builder.add(*products)
+
+
+def half_pairs(builder: Any, x: Any) -> Any:
+    """16 int16 -> 8 int32: x[2i] + x[2i+1]."""
+    if _has_avx2():
+        ones = ir.Constant(HALVES, [1] * 16)
+        return _call(builder, "llvm.x86.avx2.pmadd.wd", WORDS, [x, ones])
+    both = [builder.sext(_every_second(builder, x, first), WORDS) for first in (0, 1)]
+    return builder.add(*both)
+
+
+def joined(builder: Any, low: Any, high: Any) -> Any:
+    """Two vectors of 8 as one of 16."""
+    mask = ir.Constant(ir.VectorType(_INT, 16), list(range(16)))
+    return builder.shuffle_vector(low, high, mask)
+
+
+def four_columns(builder: Any, both: Any) -> list[Any]:
+    """32 bytes of a tile's quad (`tiles.NIBBLE_BYTE`) as 2 x 32 int8: of 8 rows each, 4 columns.
+
+    Low nibbles are columns 0 and 1 of 16 rows, high nibbles 2 and 3, row after row in four groups
+    that lie so that no shuffle crosses the halves of a register.
+    """
+    low = doubled(builder, builder.and_(both, ir.Constant(U8.llvm, [15] * 32)))
+    high = doubled(builder, builder.lshr(both, ir.Constant(U8.llvm, [4] * 32)))
+    parts = []
+    for start in (0, 8):  # bytes 0-7 and 16-23 are rows 0-7, the others rows 8-15
+        places = [start + 16 * (row // 4) + 2 * (row % 4) for row in range(8)]
+        lanes = [at + part + k for at in places for part in (0, 32) for k in (0, 1)]
+        mask = ir.Constant(ir.VectorType(_INT, 32), lanes)
+        parts.append(builder.shuffle_vector(low, high, mask))
+    return parts
