@@ -93,7 +93,7 @@ class _Known:
     cases: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
     running: Outcome | None = None
-    losses: int = 0
+    processes: int = 0
     launched: set[str] = field(default_factory=set)
 
 
@@ -127,6 +127,7 @@ class _Run:
     def _run(self, lot: list[Job]) -> list[Job]:
         """Run a lot; what is left of it if its process was lost."""
         self.current = lot[0]
+        self.known[lot[0].op, lot[0].rung].processes += 1
         ended = Ended()
         for message in told(replace(self.order, jobs=tuple(lot))):
             if isinstance(message, Begun):
@@ -157,7 +158,6 @@ class _Run:
         assert self.current is not None
         lost = next(j for j in lot if (j.op, j.rung) == (self.current.op, self.current.rung))
         known, rest = self.known[lost.op, lost.rung], lot[lot.index(lost) + 1 :]
-        known.losses += 1
         if known.running is not None:
             known.running.failure = why
             known.outcomes.append(known.running)
@@ -167,7 +167,7 @@ class _Run:
             known.outcomes.append(Outcome(lost.first, 0, failure=f"before its first case: {why}"))
             return rest
         done = known.outcomes[-1].number + 1
-        if known.losses >= MOST_LOSSES or done >= known.cases:
+        if known.processes >= MOST_LOSSES or done >= known.cases:
             return rest
         return [replace(lost, first=done), *rest]
 
@@ -200,7 +200,7 @@ class _Run:
             KERNELS[job.op][job.rung].files,
             cases=known.cases,
             outcomes=known.outcomes,
-            processes=known.losses + 1,
+            processes=max(1, known.processes),
             launched=sorted(known.launched),
         )
 

@@ -26,7 +26,7 @@ from tinymoe.kernels.cuda.check_case import Outcome, Pair, begun, drawn, run_cas
 from tinymoe.kernels.cuda.table import KERNELS, on
 from tinymoe.kernels.cuda.timed_devices import Timed, TimedPtx, described, open_device, versions
 
-PATIENCE = 300.0  # seconds for one case, or for opening the device
+PATIENCE = 300.0  # seconds for one case; and to open the device, to draw cases, to say the end
 Implementations = dict[str, Callable[..., Any]]  # by rung
 Rungs = Callable[[str, Timed], Implementations]
 
@@ -110,16 +110,18 @@ def told(order: Order) -> Iterator[Message]:
             pickle.dump(sys.path, child.stdin)  # before what is found by it
             pickle.dump(order, child.stdin)
             child.stdin.close()
+        patience = PATIENCE
         while True:
             try:
-                message = heard.get(timeout=order.patience)
+                message = heard.get(timeout=patience)
             except queue.Empty:
-                message = Ended(f"no word for {order.patience:g} s: the process was stopped")
+                message = Ended(f"no word for {patience:g} s: the process was stopped")
             if message is None:
                 message = Ended(_end_of(child.wait(10)))
             yield message
             if isinstance(message, Ended):
                 return
+            patience = order.patience if isinstance(message, Begun) else PATIENCE
     finally:
         child.kill()  # one in a driver's call does not hear a gentler word
         with suppress(subprocess.TimeoutExpired):
