@@ -38,6 +38,7 @@ __all__ = [
     "processed_logits",
     "sample",
     "softmax",
+    "takes_largest",
 ]
 
 GREEDY_BELOW = 1e-5  # a temperature below it is greedy, as in vLLM
@@ -127,6 +128,22 @@ def processed_logits(
 def is_greedy(sampling: Sampling) -> bool:
     """Whether the largest logit is taken, without a draw."""
     return sampling.temperature < GREEDY_BELOW
+
+
+def takes_largest(sampling: Sampling, outputs: int) -> bool:
+    """Whether the token is the largest of the logits as the model gave them, and nothing else.
+
+    Greedy, no log-probabilities, and nothing changes a logit before: ids of end are allowed
+    (`outputs` so far), no bias, no penalty.
+    """
+    untouched = (
+        sampling.repetition_penalty == 1
+        and not sampling.frequency_penalty
+        and not sampling.presence_penalty
+        and not sampling.logit_bias
+        and outputs >= sampling.min_tokens
+    )
+    return untouched and is_greedy(sampling) and sampling.logprobs is None
 
 
 # ------------------------------------------------------------------------ before temperature

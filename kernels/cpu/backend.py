@@ -99,6 +99,21 @@ class CompiledStep:
         assert self._step is not None
         return self._step(config, batch, cache, numerics, tap)
 
+    def greedy(
+        self,
+        params: Params,
+        config: ModelConfig,
+        batch: Batch,
+        cache: PagedKeysValues,
+        numerics: Numerics,
+    ) -> Array | None:
+        """As `model.ops.Step.greedy`; None of a model that is not covered."""
+        if uncovered(config, numerics) is not None:
+            return None
+        self.prepare(params, config, numerics)
+        assert self._step is not None
+        return self._step.greedy(config, batch, cache, numerics)
+
 
 def numba_ops(threads: int | None = None, packer: Packer = pack) -> Ops:
     """The ops of this backend, for one model: `step` holds its weights."""

@@ -7,10 +7,14 @@ layer by layer, for each family. `Plan.taps` says where the activations lie afte
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
 
 from tinymoe.core import Array, AttentionCard, ModelConfig, Numerics, RopeCard
 from tinymoe.kernels.cpu import batch as header
 from tinymoe.kernels.cpu import linear as product
+from tinymoe.kernels.cpu import top1
 from tinymoe.kernels.cpu.buffers import Buffers
 from tinymoe.kernels.cpu.norm import layernorm, rmsnorm
 from tinymoe.kernels.cpu.pack import Packed
@@ -68,6 +72,7 @@ class Plan:
             x = plan_moe(self, x, ffn, layer) if isinstance(ffn, Moe) else self.dense(x, ffn, layer)
         normed = self.norm(x, weights.final_norm, weights.final_norm_bias, "final_norm")
         self.tap("final_norm", normed, width)
+        self._head, self._normed = (weights.head, weights.head_bias), normed
         self.logits = self.buffers.rows("logits", weights.head.pairs * 32)
         self.product(
             normed,
@@ -78,6 +83,27 @@ class Plan:
             count=header.LOGITS,
             rows=header.LOGIT_ROWS,
         )
+
+    @cached_property
+    def greedy(self) -> Program:
+        """The program whose head leaves `ids` alone: compiled when it is first wanted."""
+        (weight, bias), room = self._head, self.buffers.tokens
+        found = header.aligned(top1.FOUND // 8 * room * self.threads, np.int64)
+        self.ids = header.aligned(room, np.int64)
+        program = self.program.without_last()
+        program.add(
+            top1.head,
+            x=self._normed,
+            x_stride=self._normed.shape[1],
+            **product.tiles_of(weight),
+            bias=bias,
+            divisor=float(np.float32(self.config.multipliers.logits_divisor)),
+            vocabulary=self.config.vocab_size,
+            found=found,
+            room=room,
+        )
+        program.add(top1.choose_best, found=found, room=room, ids=self.ids)
+        return program
 
     # ------------------------------------------------------------------------ steps
 

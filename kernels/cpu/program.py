@@ -36,6 +36,13 @@ class Program:
         self.names.append(kernel.name)
         self._array = None
 
+    def without_last(self) -> Program:
+        """All instructions but the last, to be followed by others."""
+        other = Program()
+        other.names, other._code = self.names[:-1], self._code[:-1]
+        other._kept = [self._kept]
+        return other
+
     @property
     def code(self) -> Array:
         """(instructions, 2) int64, for `Team.run`."""

@@ -18,10 +18,11 @@ from tinymoe.core import (
     PagedKeysValues,
     Tap,
 )
-from tinymoe.kernels.cpu import linear, routing
+from tinymoe.kernels.cpu import routing, top1
 from tinymoe.kernels.cpu.batch import Header, aligned
 from tinymoe.kernels.cpu.plan import Plan
 from tinymoe.kernels.cpu.plan_attention import fill_tables, own_words
+from tinymoe.kernels.cpu.program import Program
 from tinymoe.kernels.cpu.team import Team
 from tinymoe.kernels.cpu.weights import Weights
 from tinymoe.model.transformer import no_tap
@@ -71,12 +72,8 @@ class Step:
         """Logits (R, V) of a batch, float32; as `forward`, of a model that is covered."""
         traced, tokens = tap is not no_tap, len(batch.ids)
         plan = self._plan(config, numerics, cache, tokens, traced)
-        fill_tables(plan, batch.positions)
-        header = Header(
-            batch, len(config.cache_groups), cache.page_size, self._memory(plan),
-            self.team.threads,
-        )  # fmt: skip
-        self._run(plan, header.address)
+        header = self._header(plan, config, batch, cache)
+        self._run(plan.program, header.address)
         if traced:
             tap("tokens", batch.ids)
             for name, view in plan.taps:
@@ -87,18 +84,35 @@ class Step:
         tap("logits", logits)
         return logits
 
+    def greedy(
+        self, config: ModelConfig, batch: Batch, cache: PagedKeysValues, numerics: Numerics
+    ) -> Array:
+        """Ids (R,) of each row's largest logit, the lowest of equals; -1: see its logits."""
+        plan = self._plan(config, numerics, cache, len(batch.ids), traced=False)
+        header = self._header(plan, config, batch, cache)
+        self._run(plan.greedy, header.address)
+        return plan.ids[: len(batch.logit_rows)].copy()
+
+    def _header(
+        self, plan: Plan, config: ModelConfig, batch: Batch, cache: PagedKeysValues
+    ) -> Header:
+        """What a step's kernels are told of its batch."""
+        fill_tables(plan, batch.positions)
+        memory, threads = self._memory(plan), self.team.threads
+        return Header(batch, len(config.cache_groups), cache.page_size, memory, threads)
+
     def compile(self, config: ModelConfig, numerics: Numerics) -> None:
         """Compile what a step of this model needs, by planning one."""
         cache = PagedCache.for_model(config, numerics, 1)
         self._plan(config, numerics, cache, 1, traced=False)
 
-    def _run(self, plan: Plan, batch: int) -> None:
+    def _run(self, program: Program, batch: int) -> None:
         """The whole program; while it is being profiled, one instruction after another."""
-        code = plan.program.code
+        code = program.code
         if self.spent is None:
             self.team.run(code, batch)
             return
-        for number, name in enumerate(plan.program.names):
+        for number, name in enumerate(program.names):
             begin = time.perf_counter()
             self.team.run(code[number : number + 1], batch)
             self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begin
@@ -133,7 +147,7 @@ class Step:
         """Each thread's own memory, as much as the hungriest kernel of this step wants."""
         router = plan.config.router
         words = max(
-            linear.OWN_WORDS,
+            top1.WORDS,
             routing.own_words(router.experts, router.top_k),
             own_words(plan.config),
         )

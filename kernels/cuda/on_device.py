@@ -67,6 +67,9 @@ class DeviceStep:
         """No: layers run op by op, from weights as they are read into memory."""
         return False
 
+    def greedy(self, *given: Any) -> None:
+        """None: logits are carried back, and the sampler looks at them."""
+
     def prepare(
         self,
         params: Params,

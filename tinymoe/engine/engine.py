@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
+from typing import Any
 
 from tinymoe.cache import BATCH_TOKENS, SEQUENCES, PagedCache
 from tinymoe.core import (
@@ -20,7 +21,7 @@ from tinymoe.engine.scheduler import Scheduler, build_batch
 from tinymoe.model.ops import DEFINITION, Ops
 from tinymoe.model.params import Params
 from tinymoe.model.transformer import forward, no_tap
-from tinymoe.sampler import check_sampling, sample
+from tinymoe.sampler import Sampled, check_sampling, sample, takes_largest
 
 
 class Engine:
@@ -69,12 +70,17 @@ class Engine:
             self.scheduler.check_integrity()
             return []
         batch = build_batch(pieces)
-        logits = forward(
-            self.params, self.config, batch, self.cache, self.numerics, self.ops, self.tap
-        )
-        self.scheduler.done(pieces)
         ready = [piece.request for piece in pieces if piece.complete]
-        return [self._extend(request, row) for request, row in zip(ready, logits, strict=True)]
+        given = (self.params, self.config, batch, self.cache, self.numerics)
+        ids = self._largest(given, ready)
+        if ids is not None:
+            self.scheduler.done(pieces)
+            found = [Sampled(int(token), None, ()) for token in ids]
+        else:
+            logits = forward(*given, self.ops, self.tap)
+            self.scheduler.done(pieces)
+            found = [self._sample(*each) for each in zip(ready, logits, strict=True)]
+        return [self._extend(*each) for each in zip(ready, found, strict=True)]
 
     def cancel(self, request: Request) -> None:
         """Forget a request: stop strings end requests this way, and users who leave."""
@@ -90,15 +96,33 @@ class Engine:
         asked = len(request.prompt_ids) + request.sampling.max_tokens
         return min(asked, self.config.max_positions)
 
-    def _extend(self, request: Request, logits: Array) -> TokenOut:
-        """Sample one token, append it, and finish the request if it was the last one."""
-        sampling = request.sampling
-        ends = () if sampling.ignore_eos else self.end_ids
-        token, logprob, top = sample(
-            logits, sampling, request.prompt_ids, request.output_ids, end_ids=ends
-        )
+    def _largest(self, given: Any, ready: Sequence[Request]) -> Array | None:
+        """Ids (R,) of a step whose logits nobody looks at; None: by way of logits.
+
+        A row without a finite largest logit is run again: what it writes to the cache is the same,
+        and the sampler says what is wrong with it.
+        """
+        step, alone = self.ops.step, self.tap is no_tap
+        if step is None or not alone:
+            return None
+        if not all(takes_largest(one.sampling, len(one.output_ids)) for one in ready):
+            return None
+        ids = step.greedy(*given)
+        return None if ids is None or (ids < 0).any() else ids
+
+    def _ends(self, request: Request) -> tuple[int, ...]:
+        return () if request.sampling.ignore_eos else self.end_ids
+
+    def _sample(self, request: Request, logits: Array) -> Sampled:
+        """A request's next token, from its row of logits (V,)."""
+        ends, sampling = self._ends(request), request.sampling
+        return sample(logits, sampling, request.prompt_ids, request.output_ids, end_ids=ends)
+
+    def _extend(self, request: Request, sampled: Sampled) -> TokenOut:
+        """Append a token, and finish the request if it was the last one."""
+        (token, logprob, top), sampling = sampled, request.sampling
         request.output_ids.append(token)
-        if token in ends:
+        if token in self._ends(request):
             request.finish = "eos"
         elif token in sampling.stop_ids:
             request.finish = "stop"

@@ -27,7 +27,8 @@ DEFINITIONS = {
     "engine": Definition(
         "s or tokens/s",
         "The time of `Engine.step`: scheduling, building the batch, `forward`, greedy sampling. "
-        "No text is made of the ids.",
+        "No text is made of the ids. A backend whose head can take the largest logit itself does "
+        "so, and writes no logits.",
     ),
     "prefill": Definition(
         "tokens/s",

@@ -56,6 +56,21 @@ class Step(Protocol):
         """As `forward`: logits (R, V)."""
         ...
 
+    def greedy(
+        self,
+        params: Params,
+        config: ModelConfig,
+        batch: Batch,
+        cache: PagedKeysValues,
+        numerics: Numerics,
+    ) -> Array | None:
+        """The same step for whoever wants no logits: ids (R,) of each row's largest.
+
+        The lowest id among equals; -1 where the largest is not finite, of which the sampler has to
+        speak. None: it has no such head, and nothing was done.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ops:
