@@ -9,9 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from tinymoe.core import TinymoeError
 from tinymoe.model.ops import DEFINITION, Ops
+
+if TYPE_CHECKING:
+    from tinymoe.checkpoint import Checkpoint
 
 
 def _ptx() -> Ops:
@@ -20,10 +24,12 @@ def _ptx() -> Ops:
     return ptx_ops()
 
 
-def _numba(threads: int | None = None) -> Ops:
+def _numba(threads: int | None = None, kept_beside: Checkpoint | None = None) -> Ops:
     from tinymoe.kernels.cpu.backend import numba_ops
+    from tinymoe.kernels.cpu.repack_cache import RepackCache
 
-    return numba_ops(threads)
+    cache = None if kept_beside is None else RepackCache(kept_beside)
+    return numba_ops(threads, repack_cache=cache)
 
 
 def _cuda() -> Ops:
@@ -40,8 +46,11 @@ BACKENDS: dict[str, Callable[[], Ops]] = {
 }
 
 
-def ops(backend: str, threads: int | None = None) -> Ops:
-    """The ops of a backend by name. `threads`: of "numba"; None: the cores that there are.
+def ops(backend: str, threads: int | None = None, *, kept_beside: Checkpoint | None = None) -> Ops:
+    """The ops of a backend by name.
+
+    Of "numba" alone: `threads`; None: the cores that there are. `kept_beside`: the model beside
+    which its packed weights are kept, and found the next time (`cpu/repack_cache.py`).
 
     >>> ops("numpy").route.__module__
     'tinymoe.model.router'
@@ -50,13 +59,18 @@ def ops(backend: str, threads: int | None = None) -> Ops:
         raise TinymoeError(
             f"unknown backend {backend!r}: expected one of {', '.join(map(repr, BACKENDS))}"
         )
+    if backend == "numba":
+        return _numba(threads, kept_beside)
     if threads is not None:
-        if backend != "numba":
-            raise TinymoeError(
-                f"threads are chosen for the backend 'numba' alone, got {threads} for {backend!r}; "
-                "NumPy takes those of its linear algebra (OPENBLAS_NUM_THREADS)"
-            )
-        return _numba(threads)
+        raise TinymoeError(
+            f"threads are chosen for the backend 'numba' alone, got {threads} for {backend!r}; "
+            "NumPy takes those of its linear algebra (OPENBLAS_NUM_THREADS)"
+        )
+    if kept_beside is not None:
+        raise TinymoeError(
+            f"a repack cache (--repack-cache) is of the backend 'numba' alone, which packs "
+            f"weights; got the backend {backend!r}: leave it out, or choose 'numba'"
+        )
     return BACKENDS[backend]()
 
 

@@ -53,6 +53,7 @@ def load(
     latent: Latent | None = None,
     positions: int | None = None,
     threads: int | None = None,
+    repack_cache: bool = False,
 ) -> Model:
     """Open a model folder (None: the shipped model) and read its weights.
 
@@ -63,6 +64,9 @@ def load(
     `backend` computes: "numpy" is the definition; "numba" is compiled and uses all cores; "ptx"
     runs the CUDA kernels on the CPU, every access checked, some thousand times slower; "cuda" runs
     them on a GPU. `threads`: of "numba"; None: the physical cores this process may use.
+
+    `repack_cache`: of "numba": keep the weights, in the form that it lays them out in, in the
+    folder `.tinymoe` of the model's, and take them from there if they are still the model's.
 
     `memory`: bytes for weights, as "3GB" (None: what is available). Weights that do not fit are
     read when they are used, with the same results; with `on_demand` they are so even if they fit.
@@ -80,10 +84,10 @@ def load(
     >>> model.config.router.top_k
     4
     """
-    computed_by = ops(backend, threads)
     if latent not in (None, "absorbed", "expanded"):
         raise TinymoeError(f"latent must be 'absorbed' or 'expanded', got {latent!r}")
     checkpoint, chosen = Checkpoint.open(path or shipped_model()), pick_numerics(numerics)
+    computed_by = ops(backend, threads, kept_beside=checkpoint if repack_cache else None)
     return Model(
         checkpoint,
         chosen,

@@ -21,7 +21,7 @@ import numpy as np
 from tinymoe.core import Array, TinymoeError
 from tinymoe.safetensors_file import DTYPES, MAX_HEADER
 
-ALIGNMENT = 8  # the data begin at a multiple of it
+ALIGNMENT = 8  # the data begin at a multiple of it, if nobody asks for more
 
 
 class Spec(NamedTuple):
@@ -46,8 +46,15 @@ class SafetensorsWriter:
     where they begin at a multiple of its type's size.
     """
 
-    def __init__(self, path: Path, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> None:
-        """Create the file and write its header."""
+    def __init__(
+        self,
+        path: Path,
+        specs: Mapping[str, Spec],
+        metadata: Mapping[str, str],
+        *,
+        alignment: int = ALIGNMENT,
+    ) -> None:
+        """Create the file and write its header; the data begin at a multiple of `alignment`."""
         self.path, self._specs = path, dict(specs)
         self._left = set(specs)
         wide_first = sorted(specs, key=lambda name: (-DTYPES[specs[name].dtype].itemsize, name))
@@ -62,7 +69,7 @@ class SafetensorsWriter:
             }
             self._places[name] = start
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        text += b" " * (-(8 + len(text)) % ALIGNMENT)
+        text += b" " * (-(8 + len(text)) % alignment)
         if len(text) > MAX_HEADER:
             raise TinymoeError(
                 f"{path}: a header of {len(text):,} bytes, for {len(specs):,} tensors; the format "

@@ -11,8 +11,10 @@ from tinymoe.kernels.cpu import kernel
 from tinymoe.kernels.cpu.lay_out import Packer, weights_of
 from tinymoe.kernels.cpu.ops import CpuOps
 from tinymoe.kernels.cpu.pack import pack
+from tinymoe.kernels.cpu.repack_cache import RepackCache
 from tinymoe.kernels.cpu.step import Step, uncovered
 from tinymoe.kernels.cpu.team import Team
+from tinymoe.kernels.cpu.weights import Weights
 from tinymoe.model.ops import DEFINITION, Ops
 from tinymoe.model.params import Params
 from tinymoe.model.transformer import forward, no_tap
@@ -27,9 +29,17 @@ class CompiledStep:
     ops that there are and the definition's for the others.
     """
 
-    def __init__(self, threads: int | None = None, packer: Packer = pack) -> None:
-        """`threads`: None is the physical cores that this process may use."""
-        self.team, self.packer = Team(threads), packer
+    def __init__(
+        self,
+        threads: int | None = None,
+        packer: Packer = pack,
+        repack_cache: RepackCache | None = None,
+    ) -> None:
+        """`threads`: None is the physical cores that this process may use.
+
+        `repack_cache`: where weights that `pack` has packed are kept; None: nowhere.
+        """
+        self.team, self.packer, self.repack_cache = Team(threads), packer, repack_cache
         cpu = CpuOps(self.team)
         self.members = replace(
             DEFINITION,
@@ -56,15 +66,19 @@ class CompiledStep:
         if uncovered(config, numerics) is not None or self._params is params:
             return
 
+        self._step = Step(self._weights(params, report), self.team)
+        self._step.compile(config, numerics)
+        self._params = params
+
+    def _weights(self, params: Params, report: Report | None) -> Weights:
+        if self.repack_cache is not None:
+            return self.repack_cache.weights(params, self.team.threads, report)
+
         def packed(done: int, parts: int) -> None:
             if report is not None:
                 report("laying out weights", done, parts)
 
-        self._step = Step(
-            weights_of(params, packed, self.packer, threads=self.team.threads), self.team
-        )
-        self._step.compile(config, numerics)
-        self._params = params
+        return weights_of(params, packed, self.packer, threads=self.team.threads)
 
     @contextmanager
     def profiled(self) -> Iterator[dict[str, float]]:
@@ -115,9 +129,11 @@ class CompiledStep:
         return self._step.greedy(config, batch, cache, numerics)
 
 
-def numba_ops(threads: int | None = None, packer: Packer = pack) -> Ops:
+def numba_ops(
+    threads: int | None = None, packer: Packer = pack, repack_cache: RepackCache | None = None
+) -> Ops:
     """The ops of this backend, for one model: `step` holds its weights."""
-    step = CompiledStep(threads, packer)
+    step = CompiledStep(threads, packer, repack_cache)
     return replace(step.members, step=step)
 
 

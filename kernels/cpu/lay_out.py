@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,8 +41,18 @@ from tinymoe.model.params import (
 
 Progress = Callable[[int, int], None]  # parts done, of how many
 Packer = Callable[..., Packed]  # as `pack`: a matrix or stack, and whether it is gate above up
-# where the tiles of a matrix may be already: its name, its shape, whether it is gate above up
-Kept = Callable[[str, tuple[int, ...], bool], Packed]
+
+
+class Shelf(Protocol):
+    """Where tiles may be already, by name."""
+
+    def get(self, name: str, shape: tuple[int, ...], gate_up: bool) -> Packed | None:
+        """Those of a matrix or stack of this shape; None: they have to be made."""
+        ...
+
+    def put(self, name: str, matrix: Packed) -> None:
+        """Those that were made. Called from several threads."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +60,7 @@ class Tiles:
     """Gives each matrix's tiles, by name: packed now, or kept from an earlier time."""
 
     packer: Packer  # of what a layer multiplies with, and of the head
-    kept: Kept | None = None
+    shelf: Shelf | None = None
     prefix: str = ""
 
     def within(self, name: str) -> Tiles:
@@ -61,10 +71,14 @@ class Tiles:
         self, name: str, weight: Any, *, gate_up: bool = False, packer: Packer | None = None
     ) -> Packed:
         """Of a matrix or stack; `packer`: another than for products."""
-        array = _array(weight)
-        if self.kept is not None:
-            return self.kept(self.prefix + name, array.shape, gate_up)
-        return (packer or self.packer)(array, gate_up=gate_up)
+        array, whole = _array(weight), self.prefix + name
+        found = None if self.shelf is None else self.shelf.get(whole, array.shape, gate_up)
+        if found is not None:
+            return found
+        made = (packer or self.packer)(array, gate_up=gate_up)
+        if self.shelf is not None:
+            self.shelf.put(whole, made)
+        return made
 
 
 def weights_of(
@@ -73,16 +87,16 @@ def weights_of(
     packer: Packer = pack,
     *,
     threads: int = 1,
-    kept: Kept | None = None,
+    shelf: Shelf | None = None,
 ) -> Weights:
     """Pack everything, on some threads; `progress` is told of each part, by the caller's thread.
 
     `packer` packs what a layer multiplies with, and the head; routers are packed as they are
-    stored. The embedding is looked up, not multiplied: its tiles are values. `kept`: tiles that
-    need not be packed. The same bits for any number of threads.
+    stored. The embedding is looked up, not multiplied: its tiles are values. `shelf`: tiles that
+    need not be packed, and where those go that are. The same bits for any number of threads.
     """
     tied = params.head is params.embed and packer is pack
-    tiles = Tiles(packer=packer, kept=kept)
+    tiles = Tiles(packer=packer, shelf=shelf)
     layers: list[tuple[Future[Attention | Latent], Future[Moe | Dense]]] = []
     with _threads(threads) as pool:
         embed = pool.submit(tiles, "embed", params.embed, packer=pack_values)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tinymoe.cli import progress
 from tinymoe.core import TinymoeError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 AUTO = "auto"
 COMPILED = ("fp32", "bf16")  # numerics that the compiled kernels compute in
 ROOM = 0.7  # of the memory available, for weights in the compiled kernels' own form
-SILENT = 1.0  # seconds that making ready may take before it is worth a word
 
 
 def choose(
@@ -27,6 +27,7 @@ def choose(
     threads: int | None = None,
     memory: str | None = None,
     positions: int | None = None,
+    repack_cache: bool = False,
 ) -> str:
     """What `auto` means here: numba if it is compiled and has kernels for the model, else numpy.
 
@@ -35,7 +36,7 @@ def choose(
     """
     if backend != AUTO:
         return backend
-    if threads is not None:
+    if threads is not None or repack_cache:
         return "numba"
     if numerics not in COMPILED or memory is not None:
         return "numpy"
@@ -77,7 +78,7 @@ def told() -> Iterator[None]:
 
     def report(name: str) -> None:
         nonlocal said
-        if not said and time.perf_counter() - begin > SILENT:
+        if not said and time.perf_counter() - begin > progress.SILENT:
             _say(f"compiling kernels, once ({name} ...)")
             said = True
 
@@ -92,18 +93,11 @@ def make_ready(model: Model, backend: str) -> None:
     """Lay out the weights for the compiled kernels, with a word if that takes long."""
     if backend != "numba":
         return
-    begin, shown = time.perf_counter(), False
-
-    def report(what: str, done: int, of: int) -> None:
-        nonlocal shown
-        if time.perf_counter() - begin > SILENT and sys.stderr.isatty():
-            print(f"\r{what}: {done} of {of} layers ", end="", file=sys.stderr, flush=True)
-            shown = True
-
-    with told():
+    with told(), progress.when_long() as report:
         model.prepare(report)
-    if shown:
-        print(file=sys.stderr)
+    cache: Any = getattr(model.ops.step, "repack_cache", None)
+    if cache is not None and cache.said:
+        _say(cache.said)
 
 
 def check(backend: str, memory: str | None) -> None:

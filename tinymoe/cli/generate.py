@@ -55,6 +55,7 @@ def generate(
     numerics: options.Numerics = "fp32",
     backend: options.Backend = "auto",
     threads: options.Threads = None,
+    repack_cache: options.RepackCache = False,
     memory: options.Memory = None,
     latent: options.Latent = "absorbed",
     positions: options.Positions = None,
@@ -101,7 +102,13 @@ def generate(
         asked = prompts.collect(prompt, file, ids)
         _check_chat(chat, system, asked, as_json)
         backend = backends.choose(
-            backend, model, numerics, threads=threads, memory=memory, positions=positions
+            backend,
+            model,
+            numerics,
+            threads=threads,
+            memory=memory,
+            positions=positions,
+            repack_cache=repack_cache,
         )
         backends.check(backend, memory)
         from tinymoe.api import load
@@ -111,6 +118,7 @@ def generate(
             model,
             backend=backend,
             threads=threads,
+            repack_cache=repack_cache,
             numerics=numerics,
             memory=memory,
             latent=cast("Latent", latent),

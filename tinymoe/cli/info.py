@@ -124,12 +124,14 @@ def _held(backend: str, checkpoint: Checkpoint, config: ModelConfig) -> dict[str
     if backend != "numba":
         return {}
     from tinymoe.kernels.cpu.held import held
+    from tinymoe.kernels.cpu.repack_cache import RepackCache
     from tinymoe.kernels.cpu.step import uncovered
 
     if uncovered(config, NUMERICS["fp32"]) is not None:
         return {}
     found = held(stored_matrices(checkpoint, config, NUMERICS["fp32"]))
-    return {"held": {form: each._asdict() for form, each in found.items()}}
+    kept = RepackCache(checkpoint).state()
+    return {"held": {form: each._asdict() for form, each in found.items()}, "repack_cache": kept}
 
 
 def _kinds(cards: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
@@ -210,7 +212,8 @@ def _page(facts: dict[str, Any]) -> str:
             [form, f"{kind['matrices']:,} matrices", _bytes(kind["nbytes"]),
              "(half, where all values are BF16 values)" if form == "f32" else ""]
             for form, kind in facts["held"].items()
-        ]} if "held" in facts else {}),
+        ] + [["repack cache", facts["repack_cache"]["state"], facts["repack_cache"]["path"], ""]]
+        } if "held" in facts else {}),
         "tensors as stored": [
             [name, f"{kind['tensors']:,} tensors", f"{_count(kind['parameters'])} values",
              _bytes(kind["nbytes"])]

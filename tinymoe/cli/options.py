@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,27 +36,39 @@ _COMPUTES = (
     "the CPU, all checks on (slow); cuda, on a GPU. auto is numba once it is compiled, and numpy "
     "before."
 )
-Backend = Annotated[
-    str,
-    typer.Option(metavar=BACKENDS, envvar="TINYMOE_BACKEND", help=_COMPUTES, rich_help_panel=MODEL),
-]
-BackendByNumerics = Annotated[
-    str | None,
-    typer.Option(
+
+
+def _backend(**shown: Any) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
         "--backend",
         metavar=BACKENDS,
         envvar="TINYMOE_BACKEND",
         help=_COMPUTES,
-        show_default="auto for bf16, else numpy",
         rich_help_panel=MODEL,
-    ),
-]
+        **shown,
+    )
+    return option
+
+
+Backend = Annotated[str, _backend()]
+BackendByNumerics = Annotated[str | None, _backend(show_default="auto for bf16, else numpy")]
 Threads = Annotated[
     int | None,
     typer.Option(
         min=1,
         help="Of the backend numba.",
         show_default="the cores there are",
+        rich_help_panel=MODEL,
+    ),
+]
+RepackCache = Annotated[
+    bool,
+    typer.Option(
+        "--repack-cache",
+        envvar="TINYMOE_REPACK_CACHE",
+        help="Keep the weights as the backend numba lays them out, in the model's folder, and "
+        "take them from there the next time if every hash is right. Takes disk space as the "
+        "weights take memory; to be rid of it, delete DIR/.tinymoe.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -77,6 +77,7 @@ def trace(
     model: options.Model = None,
     numerics: options.Numerics = "fp32",
     backend: options.BackendByNumerics = None,
+    repack_cache: options.RepackCache = False,
     memory: options.Memory = None,
     positions: options.Positions = None,
     layers: Annotated[
@@ -129,8 +130,16 @@ def trace(
             _check_output(output, force)
         span = _span(layers, input_file, asked)
         if backend is None:  # the definition answers, but for what engines do
-            backend = backends.AUTO if numerics == "bf16" and span is None else "numpy"
-        backend = backends.choose(backend, model, numerics, memory=memory, positions=positions)
+            engines = numerics == "bf16" or repack_cache
+            backend = backends.AUTO if engines and span is None else "numpy"
+        backend = backends.choose(
+            backend,
+            model,
+            numerics,
+            memory=memory,
+            positions=positions,
+            repack_cache=repack_cache,
+        )
         backends.check(backend, memory)
         from tinymoe.api import load
         from tinymoe.oracle.trace_file import TraceFile
@@ -138,6 +147,7 @@ def trace(
         opened = load(
             model,
             backend=backend,
+            repack_cache=repack_cache,
             numerics=numerics,
             memory=memory,
             on_demand=span is not None and backend == "numpy",  # kernels take weights in memory
