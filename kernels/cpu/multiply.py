@@ -1,8 +1,9 @@
 """32 rows of a weight times any number of tokens: the one product that all of a model is made of.
 
-For few tokens weights are decoded in registers as they come from memory. For many they are decoded
-once, 128 columns at a time, into a few kilobytes that stay in the nearest cache, and every token
-is multiplied there. Both have the same order of sums: see `tiles.py`.
+For few tokens weights are decoded in registers as they come from memory. For many, formats with
+scales are decoded once, 128 columns at a time, into a few kilobytes that stay in the nearest
+cache, and every token is multiplied there; the others cost nothing to decode. Few and many have
+the same order of sums: see `chains.py`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import Any
 
 from numba import njit
 
+from tinymoe.kernels.cpu.chains import times, unpack
 from tinymoe.kernels.cpu.kernel import Kernel, helper
 from tinymoe.kernels.cpu.simd import splat, store
-from tinymoe.kernels.cpu.tiles import FORMATS, Format, times, unpack, unpacked
+from tinymoe.kernels.cpu.tiles import FORMATS, Format, unpacked
 
+FEW = 4  # tokens for which weights are decoded again rather than unpacked
 DEEP = 128  # columns that are unpacked at a time: 16 KB, half of a nearest cache
 SCRATCH = DEEP * 32 * 4 + DEEP // 16 * 128  # bytes; scales, too
 
@@ -28,51 +31,80 @@ def multiply(name: str) -> Kernel:
     float32. sums: (tokens, 32) float32, written. scratch: `SCRATCH` bytes of this thread's own.
     """
     form = FORMATS[name]
-    one, two, opened = times(form, 1, 2), times(form, 2, 2), unpack(form)
-    many = _many(unpacked(form))
-    piece = DEEP // form.block * form.block_bytes
-
-    def product(weight: Any, columns: Any, rows: Any, tokens: Any, sums: Any, scratch: Any) -> None:
-        for t in range(tokens):
-            store(sums + 128 * t, splat(0.0))
-            store(sums + 128 * t + 64, splat(0.0))
-        if tokens == 1:
-            one(weight, rows, 0, columns, sums)
-        elif tokens == 2:
-            two(weight, rows, 0, columns, sums)
-        else:
-            for done in range(0, columns, DEEP):
-                count = min(DEEP, columns - done)
-                opened(weight + done // DEEP * piece, count, scratch)
-                many(rows, 4 * done, count, tokens, sums, scratch)
-
+    product = _plain(form) if form.scale is None else _scaled(form)
     product.__name__ = f"multiply_{name}"
     return helper(product)
 
 
+def _plain(form: Format) -> Any:
+    many = _many(form)
+
+    def product(weight: Any, columns: Any, rows: Any, tokens: Any, sums: Any, scratch: Any) -> None:
+        _clear(sums, tokens)
+        many(weight, rows, 0, columns, tokens, sums)
+
+    return product
+
+
+def _scaled(form: Format) -> Any:
+    few, many, opened = _few(form), _many(unpacked(form)), unpack(form)
+    piece = DEEP // form.block * form.block_bytes
+
+    def product(weight: Any, columns: Any, rows: Any, tokens: Any, sums: Any, scratch: Any) -> None:
+        _clear(sums, tokens)
+        if tokens <= FEW:
+            few(weight, rows, 0, columns, tokens, sums)
+            return
+        for done in range(0, columns, DEEP):
+            count = min(DEEP, columns - done)
+            opened(weight + done // DEEP * piece, count, scratch)
+            many(scratch, rows, 4 * done, count, tokens, sums)
+
+    return product
+
+
+@njit(inline="always")
+def _clear(sums, tokens):
+    for t in range(tokens):
+        store(sums + 128 * t, splat(0.0))
+        store(sums + 128 * t + 64, splat(0.0))
+
+
 def _many(form: Format) -> Any:
-    """`f(rows, skip, count, tokens, sums, scratch)`: every token times `count` unpacked columns."""
-    # (tokens, tiles) at once: up to 12 of the 16 registers that AVX2 has are sums
-    six, four = (times(form, tokens, 1) for tokens in (6, 4))
-    three, two, one = (times(form, tokens, 2) for tokens in (3, 2, 1))
+    """`f(weight, rows, skip, count, tokens, sums)`: every token times `count` columns."""
+    # with 6 tokens of a tile 12 of the 16 registers that AVX2 has are sums
+    six, few = times(form, 6, 1), _few(form)
 
     @njit(inline="always")
-    def many(rows, skip, count, tokens, sums, scratch):
+    def many(weight, rows, skip, count, tokens, sums):
         t = 0
         while t + 6 <= tokens:
-            six(scratch, rows + 8 * t, skip, count, sums + 128 * t)
-            six(scratch + 64, rows + 8 * t, skip, count, sums + 128 * t + 64)
+            for tile in range(2):
+                six(weight, tile, rows + 8 * t, skip, count, sums + 128 * t)
             t += 6
-        if t + 4 == tokens:
-            four(scratch, rows + 8 * t, skip, count, sums + 128 * t)
-            four(scratch + 64, rows + 8 * t, skip, count, sums + 128 * t + 64)
-            t += 4
-        if t + 3 <= tokens:
-            three(scratch, rows + 8 * t, skip, count, sums + 128 * t)
-            t += 3
-        if t + 2 <= tokens:
-            two(scratch, rows + 8 * t, skip, count, sums + 128 * t)
-        elif t < tokens:
-            one(scratch, rows + 8 * t, skip, count, sums + 128 * t)
+        few(weight, rows + 8 * t, skip, count, tokens - t, sums + 128 * t)
 
     return many
+
+
+def _few(form: Format) -> Any:
+    """The same for fewer than 6 tokens."""
+    four, three = times(form, 4, 1), times(form, 3, 1)
+    two, one = times(form, 2, 2), times(form, 1, 2)
+
+    @njit(inline="always")
+    def few(weight, rows, skip, count, tokens, sums):
+        t = 0
+        if tokens >= 4:
+            for tile in range(2):
+                four(weight, tile, rows, skip, count, sums)
+            t = 4
+        if tokens - t == 3:
+            for tile in range(2):
+                three(weight, tile, rows, skip, count, sums)
+        elif tokens - t == 2:
+            two(weight, 0, rows, skip, count, sums)
+        elif tokens - t == 1:
+            one(weight, 0, rows + 8 * t, skip, count, sums + 128 * t)
+
+    return few

@@ -11,17 +11,7 @@ one load serves 16 rows, and no sum ever crosses lanes.
     nvfp4    32 bytes: low nibbles are columns 0 and 1, high 2 and 3       2 x 16 bytes E4M3, of 16
     mxfp4    the same                                                      2 x 16 bytes E8M0, of 32
 
-Every output has one order of sums, for one token or many, for any number of threads. Where there
-are no scales between columns, it is one chain, beginning at 0:
-
-    y = fma(w[0], x[0], 0); y = fma(w[1], x[1], y); ...; y = fma(w[K-1], x[K-1], y)
-
-Where a block of columns has a scale s, the block is such a chain of its codes, and blocks are a
-chain of their sums; the scale enters once a block, not once a weight:
-
-    y = fma(chain of block 0, s[0], 0); y = fma(chain of block 1, s[1], y); ...
-
-Codes are exact in float32. Scales of whole rows come last.
+Codes are exact in float32. How sums are made of them, and in which order: `chains.py`.
 """
 
 from __future__ import annotations
@@ -31,16 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from tinymoe.kernels.cpu.lookup import byte_table
-from tinymoe.kernels.cpu.simd import F32, I32, LANES, U8, fused, spread
+from tinymoe.kernels.cpu.simd import F32, I32, LANES, U8
 
 ROWS = 2 * LANES  # of a pair of tiles
 _WORD = ir.IntType(64)
-_PAIRS = ir.VectorType(ir.IntType(16), 32)
 # E2M1 as BF16: 0 0.5 1 1.5 2 3 4 6, then with the sign. High and low byte of each.
 _E2M1_HIGH = [0x00, 0x3F, 0x3F, 0x3F, 0x40, 0x40, 0x40, 0x40]
 _E2M1_LOW = [0x00, 0x00, 0x80, 0xC0, 0x00, 0x40, 0x80, 0xC0]
@@ -52,7 +38,8 @@ _EIGHTS = (0, 16, 8, 24)
 NIBBLE_BYTE = [[_EIGHTS[row // 4] + 2 * (row % 4) + k for k in (0, 1)] for row in range(LANES)]
 
 
-def _load(builder: Any, address: Any, kind: Any, offset: int = 0) -> Any:
+def load_at(builder: Any, address: Any, kind: Any, offset: int = 0) -> Any:
+    """A vector at an address: for builders of LLVM instructions."""
     pointer = builder.inttoptr(builder.add(address, _WORD(offset)), kind.as_pointer())
     return builder.load(pointer, align=1 if kind.element == ir.IntType(8) else 4)
 
@@ -83,32 +70,31 @@ def e4m3(builder: Any, bytes_: Any) -> Any:
 
 def _widened(builder: Any, address: Any) -> Any:
     """16 bytes, each as an int32."""
-    return builder.zext(_load(builder, address, ir.VectorType(ir.IntType(8), LANES)), I32.llvm)
+    return builder.zext(load_at(builder, address, ir.VectorType(ir.IntType(8), LANES)), I32.llvm)
 
 
 def _f32_quad(builder: Any, at: Any) -> list[Any]:
-    return [_load(builder, at, F32.llvm, 64 * k) for k in range(4)]
+    return [load_at(builder, at, F32.llvm, 64 * k) for k in range(4)]
 
 
 def _unpacked_quad(builder: Any, at: Any) -> list[Any]:
-    return [_load(builder, at, F32.llvm, 128 * k) for k in range(4)]
+    return [load_at(builder, at, F32.llvm, 128 * k) for k in range(4)]
 
 
 def _bf16_quad(builder: Any, at: Any) -> list[Any]:
-    return [
-        value for k in range(2) for value in _halves(builder, _load(builder, at, I32.llvm, 64 * k))
-    ]
+    words = [load_at(builder, at, I32.llvm, 64 * k) for k in range(2)]
+    return [value for each in words for value in _halves(builder, each)]
 
 
 def _fp8_quad(builder: Any, at: Any) -> list[Any]:
-    words = _load(builder, at, I32.llvm)
+    words = load_at(builder, at, I32.llvm)
     codes = [builder.and_(builder.lshr(words, _i32(8 * k)), _i32(0xFF)) for k in range(4)]
     return [e4m3(builder, code) for code in codes]
 
 
 def _fp4_quad(builder: Any, at: Any) -> list[Any]:
     """Nibbles to BF16 by two look-ups of a byte each: exact."""
-    both = _load(builder, at, U8.llvm)
+    both = load_at(builder, at, U8.llvm)
     low = builder.and_(both, ir.Constant(U8.llvm, [15] * 32))
     high = builder.lshr(both, ir.Constant(U8.llvm, [4] * 32))
     order = [place for row in NIBBLE_BYTE for k in row for place in (k, k + 32)]
@@ -131,7 +117,7 @@ def _e8m0_scale(builder: Any, at: Any) -> Any:
 
 
 def _f32_scale(builder: Any, at: Any) -> Any:
-    return _load(builder, at, F32.llvm)
+    return load_at(builder, at, F32.llvm)
 
 
 @dataclass(frozen=True)
@@ -145,6 +131,7 @@ class Format:
     tile_step: int  # bytes from one tile's quad to the other's
     quad: Callable[..., list[Any]]
     scale: Callable[..., Any] | None
+    short: int = 1  # quads of a block that are written out one after another, if it has no more
 
     @property
     def block_bytes(self) -> int:
@@ -173,140 +160,9 @@ FORMATS = {
 
 
 def unpacked(form: Format) -> Format:
-    """What `unpack` writes and the many-token product reads: (columns, 32 rows) float32.
+    """What `chains.unpack` writes and the many-token product reads: (columns, 32 rows) float32.
 
     Before each block come its scales, as float32.
     """
-    scaled = form.scale is not None
-    name, scale = f"{form.name} unpacked", _f32_scale if scaled else None
-    return Format(name, form.block, 64 if scaled else 0, 256, 64, _unpacked_quad, scale)
-
-
-def _intrinsic(arity: int, build: Callable[..., None]) -> Callable[..., Any]:
-    """A function of whole numbers for compiled code, made of LLVM instructions."""
-
-    def typed(typingctx: Any, *given: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            build(builder, *values)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * arity), codegen
-
-    names = ", ".join(f"a{i}" for i in range(arity))
-    space: dict[str, Any] = {"typed": typed}
-    exec(f"def op(typingctx, {names}):\n    return typed(typingctx, {names})", space)
-    made: Callable[..., Any] = intrinsic(space["op"])
-    return made
-
-
-def _blocks(
-    builder: Any,
-    form: Format,
-    tiles: int,
-    weight: Any,
-    columns: Any,
-    visit: Callable[..., None],
-    ended: Callable[..., None],
-) -> None:
-    """Walk forward, block by block, each written out if it is short.
-
-    `visit(column, tile, the four columns' 16 rows)` for each quad of each tile; after a block
-    with scales, `ended(block, tile, its scales)`.
-    """
-    count = builder.udiv(columns, _WORD(form.block))
-    with cgutils.for_range(builder, count) as loop:
-        at = builder.add(weight, builder.mul(loop.index, _WORD(form.block_bytes)))
-        quads = builder.add(at, _WORD(2 * form.scale_bytes))
-        first = builder.mul(loop.index, _WORD(form.block))
-
-        def both(number: Any) -> None:
-            place = builder.add(quads, builder.mul(number, _WORD(2 * form.quad_bytes)))
-            column = builder.add(first, builder.mul(number, _WORD(4)))
-            for tile in range(tiles):
-                own = builder.add(place, _WORD(form.tile_step * tile))
-                visit(column, tile, form.quad(builder, own))
-
-        if form.block <= 16:
-            for number in range(form.block // 4):
-                both(_WORD(number))
-        else:
-            with cgutils.for_range(builder, _WORD(form.block // 4)) as inner:
-                both(inner.index)
-        if form.scale is not None:
-            for tile in range(tiles):
-                place = builder.add(at, _WORD(form.scale_bytes * tile))
-                ended(loop.index, tile, form.scale(builder, place))
-
-
-def times(form: Format, tokens: int, tiles: int) -> Callable[..., Any]:
-    """`f(weight, rows, skip, columns, sums)`: 16 or 32 rows times `tokens` vectors.
-
-    rows: address of so many addresses of x; `skip` bytes of each are left out. sums: (tokens, 32)
-    float32, added to. Registers are named by Python while it writes the loop: `tokens * tiles`
-    sums, which must be fewer than the CPU has.
-    """
-    every = [(t, tile) for t in range(tokens) for tile in range(tiles)]
-
-    def build(builder: Any, weight: Any, rows: Any, skip: Any, columns: Any, sums: Any) -> None:
-        pointer = builder.inttoptr(rows, _WORD.as_pointer())
-        starts = [
-            builder.add(builder.load(builder.gep(pointer, [_WORD(t)])), skip) for t in range(tokens)
-        ]
-        whole = {each: cgutils.alloca_once(builder, F32.llvm) for each in every}
-        places = {each: builder.add(sums, _WORD(128 * each[0] + 64 * each[1])) for each in every}
-        for each in every:
-            builder.store(_load(builder, places[each], F32.llvm), whole[each])
-        chain = whole
-        if form.scale is not None:  # a chain of each block's own
-            chain = {each: cgutils.alloca_once(builder, F32.llvm) for each in every}
-            for each in every:
-                builder.store(_f32(0.0), chain[each])
-
-        def visit(column: Any, tile: int, four: list[Any]) -> None:
-            offset = builder.mul(column, _WORD(4))
-            for k, value in enumerate(four):
-                for t, start in enumerate(starts):
-                    at = builder.add(builder.add(start, offset), _WORD(4 * k))
-                    x = builder.load(builder.inttoptr(at, ir.FloatType().as_pointer()), align=4)
-                    many, sum_ = spread(builder, x, F32.llvm), builder.load(chain[t, tile])
-                    builder.store(fused(builder, value, many, sum_), chain[t, tile])
-
-        def ended(block: Any, tile: int, scale: Any) -> None:
-            for t in range(tokens):
-                part, sum_ = builder.load(chain[t, tile]), builder.load(whole[t, tile])
-                builder.store(fused(builder, part, scale, sum_), whole[t, tile])
-                builder.store(_f32(0.0), chain[t, tile])
-
-        _blocks(builder, form, tiles, weight, columns, visit, ended)
-        for each in every:
-            where = builder.inttoptr(places[each], F32.llvm.as_pointer())
-            builder.store(builder.load(whole[each]), where, align=4)
-
-    return _intrinsic(5, build)
-
-
-def unpack(form: Format) -> Callable[..., Any]:
-    """`f(weight, columns, out)`: 32 rows, decoded, in the form that `unpacked` says."""
-    to = unpacked(form)
-
-    def build(builder: Any, weight: Any, columns: Any, out: Any) -> None:
-        def put(value: Any, at: Any, offset: int) -> None:
-            place = builder.inttoptr(builder.add(at, _WORD(offset)), F32.llvm.as_pointer())
-            builder.store(value, place, align=4)
-
-        def block_at(number: Any) -> Any:
-            return builder.add(out, builder.mul(number, _WORD(to.block_bytes)))
-
-        def visit(column: Any, tile: int, four: list[Any]) -> None:
-            at = block_at(builder.udiv(column, _WORD(form.block)))
-            inside = builder.urem(column, _WORD(form.block))
-            at = builder.add(at, builder.mul(inside, _WORD(128)))
-            for k, value in enumerate(four):
-                put(value, at, 2 * to.scale_bytes + 128 * k + 64 * tile)
-
-        def ended(block: Any, tile: int, scale: Any) -> None:
-            put(scale, block_at(block), 64 * tile)
-
-        _blocks(builder, form, 2, weight, columns, visit, ended)
-
-    return _intrinsic(3, build)
+    name = f"{form.name} unpacked"
+    return Format(name, form.block, 64, 256, 64, _unpacked_quad, _f32_scale, short=4)
