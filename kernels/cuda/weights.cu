@@ -3,6 +3,9 @@
 // Steps 3 to 5 of routing: the weights of chosen experts, and the order of a row by weight. What
 // it must equal: `gather`, `renorm`, `scale` and `by_weight` of tinymoe/model/router.py. Nobody
 // has run it on a GPU yet. The third rung, for K up to 32, is a part of route.cu.
+//
+// `unroll 1`: K is seldom more than a warp, so copies of a loop's body for eight rounds at a time
+// would be code that nobody comes to.
 
 // The sparse mixer's weight of a logit; `without`: the expert that is out of its way, or -1.
 __device__ float mixed(const float *x, int experts, float top, i64 without) {
@@ -45,12 +48,16 @@ extern "C" __global__ void weights_naive(float *weights, i64 *ids, float *raw, c
   const i64 *from = chosen + (i64)t * top_k;
   const float *x = logits + row;
   Chosen all = {-INF, 0.0f};
+#pragma unroll 1
   for (int k = 0; k < top_k; ++k) all.top = max_nan(all.top, x[from[k]]);
+#pragma unroll 1
   for (int k = 0; k < top_k; ++k) all.total += expf(x[from[k]] - all.top);
   float total = 0.0f;
+#pragma unroll 1
   for (int k = 0; k < top_k; ++k)
     total += raw_weight(k, from, x, scores + row, experts, all, weight_from);
   total = renormalise ? divisor_of(total, epsilon, floor) : 1.0f;
+#pragma unroll 1
   for (int k = 0; k < top_k; ++k) {  // insertion: each goes left past all that it beats
     float own = raw_weight(k, from, x, scores + row, experts, all, weight_from) / total * scale;
     int expert = (int)from[k], at = k;
@@ -77,20 +84,26 @@ extern "C" __global__ void weights_warp(float *weights, i64 *ids, float *raw, co
   const float *x = logits + row;
   float *own = raw + first;
   Chosen all = {-INF, 0.0f};
+#pragma unroll 1
   for (int k = lane_id(); k < top_k; k += WARP) all.top = max_nan(all.top, x[from[k]]);
   all.top = warp_max(all.top);
+#pragma unroll 1
   for (int k = lane_id(); k < top_k; k += WARP) all.total += expf(x[from[k]] - all.top);
   all.total = warp_sum(all.total);
   float total = 0.0f;
+#pragma unroll 1
   for (int k = lane_id(); k < top_k; k += WARP)
     total += own[k] = raw_weight(k, from, x, scores + row, experts, all, weight_from);
   total = warp_sum(total);
   total = renormalise ? divisor_of(total, epsilon, floor) : 1.0f;
+#pragma unroll 1
   for (int k = lane_id(); k < top_k; k += WARP) own[k] = own[k] / total * scale;
   __syncwarp();  // all weights are there for all lanes
+#pragma unroll 1
   for (int k = lane_id(); k < top_k; k += WARP) {
     u64 place = place_of(order_of(own[k]), (int)from[k]);
     int rank = 0;
+#pragma unroll 1
     for (int j = 0; j < top_k; ++j) rank += place_of(order_of(own[j]), (int)from[j]) > place;
     weights[first + rank] = own[k];
     ids[first + rank] = from[k];

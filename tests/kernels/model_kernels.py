@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -23,10 +24,16 @@ def machine(arch: str) -> PtxDevice:
     return PtxDevice(arch)
 
 
+@cache
+def kernels_of(source: str, arch: str) -> tuple[str, ...]:
+    """The kernels of a file."""
+    return tuple(ptx.parse(build(source, arch).ptx))
+
+
 def missed(device: PtxDevice, source: str) -> list[str]:
     """Kernels of a file that never ran, and instructions that no thread came to."""
     found = []
-    for name in ptx.parse(build(source, device.arch).ptx):
+    for name in kernels_of(source, device.arch):
         report = device.reports.get(f"{source}:{name}")
         if report is None:
             found.append(f"{source}: {name} never ran")
@@ -40,21 +47,29 @@ def reaches_everything(
     sources: Sequence[str],
     examples: Sequence[Callable[[str], None]],
     unreachable: Sequence[str] = (),
+    never: Mapping[str, int] | None = None,
+    device: PtxDevice | None = None,
 ) -> None:
     """Assert that examples reach every instruction of these files, and run those that are needed.
 
-    What other tests of this session ran counts. `unreachable`: patterns of instructions that may be
-    missed; the reason stands where they do.
+    What other tests of this session ran on the device counts. `unreachable`: patterns of
+    instructions that may be missed; `never`: of a kernel, how many no launch can come to, and so
+    must be missed, exactly. The reasons stand where they do.
     """
+    device = device or machine(arch)
+    limits = dict(never or {})
 
     def left() -> list[str]:
-        lines = [line for source in sources for line in missed(machine(arch), source)]
-        return [line for line in lines if not any(re.search(p, line) for p in unreachable)]
+        lines = [line for source in sources for line in missed(device, source)]
+        lines = [line for line in lines if not any(re.search(p, line) for p in unreachable)]
+        found = Counter(line.split(":")[0] for line in lines)
+        known = {kernel for kernel, many in limits.items() if found[kernel] == many}
+        return [line for line in lines if line.split(":")[0] not in known]
 
-    for example in examples:
-        if left():
-            example(arch)
-    lines = left()
+    lines, more = left(), iter(examples)
+    while lines and (example := next(more, None)):
+        example(arch)
+        lines = left()
     assert not lines, f"{len(lines)} not reached on sm_{arch}:\n" + "\n".join(lines[:20])
 
 

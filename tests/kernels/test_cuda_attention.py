@@ -17,6 +17,7 @@ from tinymoe.model.precision import store
 pytestmark = pytest.mark.kernels
 FP32, BF16 = NUMERICS["fp32"], NUMERICS["bf16"]
 Case = dict[str, Any]
+COVERED = ("attention_decode", "attention_prefill", "attention_latent")
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -161,7 +162,7 @@ def test_the_examples_reach_every_instruction(arch: str) -> None:
     ops = ("attention_decode", "attention_prefill")
     reaches_everything(
         arch,
-        ("attention_decode", "attention_prefill", "attention_latent"),
+        COVERED,
         [
             *(lambda a, op=op: test_fast_kernels_keep_their_contract(op, a) for op in ops),
             test_the_naive_kernel_keeps_its_contract,

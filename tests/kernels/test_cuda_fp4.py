@@ -26,21 +26,18 @@ FORMATS = (
 PLAIN = ("gemm_nvfp4", "gemm_mxfp4", "gemm_nvfp4_w4a4", "gemm_mxfp4_w4a4")
 GROUPED = tuple(f"grouped_{op}" for op in PLAIN)
 NETWORK = "expert_ffn_nvfp4_w4a4"
+MMA = (*PLAIN, *GROUPED, NETWORK)
+MMA_FILES = ("gemm_nvfp4_mma", "grouped_gemm_nvfp4_mma", "fused_gate_up")
+FORMAT_FILES = ("quantize_nvfp4", "quantize_mxfp4", "decode_nvfp4", "swizzle")
 RUNGS = {  # rung -> where it runs, what it does, and its files
-    "formats": ("80", FORMATS, ("quantize_nvfp4", "quantize_mxfp4", "decode_nvfp4", "swizzle")),
-    "formats-120a": (
-        "120a",
-        FORMATS,
-        ("quantize_nvfp4", "quantize_mxfp4", "decode_nvfp4", "swizzle"),
-    ),
+    "formats": ("80", FORMATS, FORMAT_FILES),
+    "formats-120a": ("120a", FORMATS, FORMAT_FILES),
     "naive": ("80", PLAIN, ("gemm_naive_nvfp4",)),
+    "naive-120a": ("120a", PLAIN, ("gemm_naive_nvfp4",)),
     "shared": ("80", PLAIN, ("gemm_shared_nvfp4",)),
-    "mma": (
-        "80",
-        (*PLAIN, *GROUPED, NETWORK),
-        ("gemm_nvfp4_mma", "grouped_gemm_nvfp4_mma", "fused_gate_up"),
-    ),
-    "mma-120a": ("120a", PLAIN, ("gemm_nvfp4_mma",)),
+    "shared-120a": ("120a", PLAIN, ("gemm_shared_nvfp4",)),
+    "mma": ("80", MMA, MMA_FILES),
+    "mma-120a": ("120a", MMA, MMA_FILES),
     "sm120": (
         "120a",
         (*PLAIN[2:], *GROUPED[2:], NETWORK),

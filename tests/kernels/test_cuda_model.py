@@ -18,6 +18,7 @@ from tinymoe.model.precision import store
 from tinymoe.model.rope import rope_tables
 
 pytestmark = pytest.mark.kernels
+COVERED = ("linear", "rmsnorm", "rope", "expert_ffn", "rows", "write_pages")  # files
 OPS = ("linear", "rmsnorm", "rope", "expert_ffn")
 RAGGED = [
     (9, 0, 8, 1, 17),  # full tiles, a last row alone, an expert without rows
@@ -173,7 +174,7 @@ def test_the_examples_reach_every_instruction(arch: str) -> None:
     # a tail, a mask or a second round that no example comes to is a part that nobody tested
     reaches_everything(
         arch,
-        ("linear", "rmsnorm", "rope", "expert_ffn", "rows", "write_pages"),
+        COVERED,
         [
             *(lambda a, op=op: test_fast_kernels_keep_their_contract(op, a) for op in OPS),
             *(

@@ -12,6 +12,7 @@ from tinymoe.kernels.gumbel import gumbel_draw, noise
 from tinymoe.random_draw import draw
 
 pytestmark = pytest.mark.kernels
+COVERED = ("sample",)
 # logf looks whether its argument is infinite: neither u in (0, 1) nor -log u ever is
 LOG_OF_INFINITY = (r"mov.f32 %f\d+, 0f7F800000", r"fma\S* %f\d+, %f\d+, (%f\d+), \1 ")
 
@@ -87,7 +88,7 @@ def test_a_row_with_nan_gives_no_token(arch: str) -> None:
 def test_the_examples_reach_every_instruction(arch: str) -> None:
     reaches_everything(
         arch,
-        ("sample",),
+        COVERED,
         [
             test_a_draw_is_the_definitions_to_the_last_bit,
             *(lambda a, v=v: test_gumbel_noise_is_the_twins(a, v) for v in (1, 33, 300)),
