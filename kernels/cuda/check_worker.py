@@ -23,6 +23,7 @@ from typing import IO, Any
 from tinymoe.core import TinymoeError
 from tinymoe.kernels.contracts import contract
 from tinymoe.kernels.cuda.check_case import Outcome, Pair, begun, drawn, run_case
+from tinymoe.kernels.cuda.check_sizes import sizes
 from tinymoe.kernels.cuda.table import KERNELS, on
 from tinymoe.kernels.cuda.timed_devices import Timed, TimedPtx, described, open_device, versions
 
@@ -193,7 +194,7 @@ def _job(tell: Callable[[Message], None], order: Order, device: Timed, job: Job)
         None if reference is None else on(job.op, reference)[job.rung],
     )
     device.launched.clear()
-    inputs = drawn(row, order.cases, order.seed, rung.takes)
+    inputs = drawn(row, order.cases, order.seed, rung.takes) + sizes(job.op, job.rung)
     for number, case in list(enumerate(inputs))[job.first :]:
         tell(Begun(job, begun(number, case), len(inputs)))
         outcome = run_case(pair, number, case)

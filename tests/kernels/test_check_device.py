@@ -65,8 +65,8 @@ def test_a_wrong_kernel_is_named_with_its_smallest_case() -> None:
     assert not report.conforms
     assert [name for name, row in rows.items() if not row.conforms] == [("combine", "fast")]
     bad = rows["combine", "fast"]
-    assert bad.tried == 8
-    assert 0 < bad.kept < 8  # the cases with one expert a token are right
+    assert bad.tried == 9  # and one of another size
+    assert 0 < bad.kept < 9  # the cases with one expert a token are right
     assert "combine: out[" in bad.failure
     # who has the report alone can run the case again
     arrays = opened(bad.evidence)
@@ -89,7 +89,7 @@ def test_a_gpu_is_compared_with_the_ptx_machine_bit_for_bit() -> None:
     assert report.silicon
     assert report.conforms
     assert report.device["name"] == "Stand-in"
-    assert all(row.compared == row.equal == row.cases == 3 for row in report.rows)
+    assert all(row.compared == row.equal == row.cases >= 3 for row in report.rows)
     # a report after every rung, each of them whole
     assert [len(one.rows) for one in saved] == [1, 2, 3, 4]
     assert not any(one.finished or one.conforms for one in saved)
@@ -108,7 +108,7 @@ def test_a_fault_costs_no_other_kernel_its_result() -> None:
     # an illegal address breaks every later call of its process; a crash ends the process
     rows = by_name(on_gpu(gpu.opens_faulty, ops=("combine",), cases=5))
     fast, scatter, numba = (rows["combine", rung] for rung in ("fast", "scatter", "numba"))
-    assert (numba.conforms, numba.equal, numba.processes) == (True, 5, 1)
+    assert (numba.conforms, numba.equal, numba.processes) == (True, 6, 1)
     assert "CUDARuntimeError: cudaErrorIllegalAddress" in scatter.failure
     assert scatter.kept >= 1  # what ran before, and after, in another process, stands
     assert scatter.processes > 1
