@@ -14,11 +14,11 @@ import numpy as np
 from tinymoe.core import Array, AttentionCard, ModelConfig, Numerics, RopeCard
 from tinymoe.kernels.cpu import batch as header
 from tinymoe.kernels.cpu import linear as product
-from tinymoe.kernels.cpu import top1
+from tinymoe.kernels.cpu import routing, top1
 from tinymoe.kernels.cpu.buffers import Buffers
 from tinymoe.kernels.cpu.norm import layernorm, rmsnorm
 from tinymoe.kernels.cpu.pack import Packed
-from tinymoe.kernels.cpu.plan_attention import Turns, plan_attention
+from tinymoe.kernels.cpu.plan_attention import Turns, own_words, plan_attention
 from tinymoe.kernels.cpu.plan_latent import plan_latent
 from tinymoe.kernels.cpu.plan_moe import plan_moe
 from tinymoe.kernels.cpu.program import Program
@@ -51,6 +51,16 @@ class Plan:
         self.turns: dict[RopeCard, Turns] = {}  # written every step
         self.width = config.hidden_size
         self._build(weights)
+
+    @cached_property
+    def own_words(self) -> int:
+        """What the hungriest kernel needs of each thread's memory, in 8 bytes each."""
+        router = self.config.router
+        return max(
+            top1.WORDS,
+            routing.own_words(router.experts, router.top_k),
+            own_words(self.config),
+        )
 
     def _build(self, weights: Weights) -> None:
         config, width = self.config, self.width

@@ -18,10 +18,9 @@ from tinymoe.core import (
     PagedKeysValues,
     Tap,
 )
-from tinymoe.kernels.cpu import routing, top1
 from tinymoe.kernels.cpu.batch import Header, aligned
 from tinymoe.kernels.cpu.plan import Plan
-from tinymoe.kernels.cpu.plan_attention import fill_tables, own_words
+from tinymoe.kernels.cpu.plan_attention import fill_tables
 from tinymoe.kernels.cpu.program import Program
 from tinymoe.kernels.cpu.team import Team
 from tinymoe.kernels.cpu.weights import Weights
@@ -145,13 +144,7 @@ class Step:
 
     def _memory(self, plan: Plan) -> Array:
         """Each thread's own memory, as much as the hungriest kernel of this step wants."""
-        router = plan.config.router
-        words = max(
-            top1.WORDS,
-            routing.own_words(router.experts, router.top_k),
-            own_words(plan.config),
-        )
-        size = (8 * words + 63) // 64 * 64 * self.team.threads
+        size = (8 * plan.own_words + 63) // 64 * 64 * self.team.threads
         if self._own.nbytes < size:
             self._own = aligned(2 * size, np.uint8)
         return self._own[:size]
