@@ -57,7 +57,7 @@ def launch(
     report = Report.empty(kernel)
     for first in range(0, blocks, batch):
         machine = Machine(card, first, min(batch, blocks - first))
-        report = report + Report.of(machine, run(machine, steps, max_steps))
+        report = report + Report.of(machine, *run(machine, steps, max_steps))
     for start, array in buffers:
         if not array.flags.writeable:
             continue

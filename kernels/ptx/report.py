@@ -18,6 +18,7 @@ class Report:
     counts: tuple[int, ...] = field(repr=False)  # thread-instructions of each instruction
     shared: dict[int, Traffic] = field(default_factory=dict)  # by PTX line: passes
     memory: dict[int, Traffic] = field(default_factory=dict)  # by PTX line: global sectors
+    steps: int = 0  # instructions the machine took up, each for all threads that were there
 
     @classmethod
     def empty(cls, kernel: Kernel) -> Report:
@@ -25,10 +26,10 @@ class Report:
         return cls(tuple(kernel.code), (0,) * len(kernel.code))
 
     @classmethod
-    def of(cls, machine: Machine, counts: list[int]) -> Report:
+    def of(cls, machine: Machine, counts: list[int], steps: int) -> Report:
         """Of one batch of blocks."""
-        traffic = machine.traffic
-        return cls(tuple(machine.kernel.code), tuple(counts), traffic["shared"], traffic["global"])
+        code, traffic = tuple(machine.kernel.code), machine.traffic
+        return cls(code, tuple(counts), traffic["shared"], traffic["global"], steps)
 
     def __add__(self, other: Report) -> Report:
         if self.code != other.code:
@@ -39,6 +40,7 @@ class Report:
             counts,
             _added(self.shared, other.shared),
             _added(self.memory, other.memory),
+            self.steps + other.steps,
         )
 
     @property

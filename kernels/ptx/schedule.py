@@ -166,9 +166,9 @@ class Schedule:
         return opened
 
 
-def run(machine: Machine, program: list[Step], max_steps: int) -> list[int]:
-    """Run all threads of `machine`; the thread-instructions of each place."""
+def run(machine: Machine, program: list[Step], max_steps: int) -> tuple[list[int], int]:
+    """Run all threads of `machine`; the thread-instructions of each place, and the steps taken."""
     schedule = Schedule(machine, program, max_steps)
     with np.errstate(all="ignore"):
         schedule.run()
-    return schedule.counts
+    return schedule.counts, schedule.steps

@@ -24,6 +24,7 @@ COMMANDS = (
     "vectors",
     "conform",
     "ptx",
+    "ptx-speed",
     "check-endpoint",
     "lint",
     "quantize",
