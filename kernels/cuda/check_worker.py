@@ -21,10 +21,8 @@ from threading import Thread
 from typing import IO, Any
 
 from tinymoe.core import TinymoeError
-from tinymoe.kernels.contracts import contract
-from tinymoe.kernels.cuda.check_case import Outcome, Pair, begun, drawn, run_case
-from tinymoe.kernels.cuda.check_sizes import sizes
-from tinymoe.kernels.cuda.table import KERNELS, on
+from tinymoe.kernels.cuda.check_beyond import SUITE, inputs_of, row_of, suite_on
+from tinymoe.kernels.cuda.check_case import Outcome, Pair, begun, run_case
 from tinymoe.kernels.cuda.timed_devices import Timed, TimedPtx, described, open_device, versions
 
 PATIENCE = 300.0  # seconds for one case; and to open the device, to draw cases, to say the end
@@ -51,7 +49,7 @@ class Order:
     seed: int = 0
     patience: float = PATIENCE
     opens: Callable[[str], Timed] = open_device
-    rungs: Rungs = on
+    rungs: Rungs = suite_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +172,7 @@ def main() -> None:
 def _opened(device: Timed) -> Opened:
     lacks = {
         (op, name): why
-        for op, rungs in KERNELS.items()
+        for op, rungs in SUITE.items()
         for name, rung in rungs.items()
         if (why := rung.lacks(device))
     }
@@ -184,17 +182,16 @@ def _opened(device: Timed) -> Opened:
 
 def _job(tell: Callable[[Message], None], order: Order, device: Timed, job: Job) -> str:
     """All cases of a job; why the device is lost, if it is."""
-    row, rung = contract(job.op), KERNELS[job.op][job.rung]
     reference = None if isinstance(device, TimedPtx) else TimedPtx(device.arch)
     pair = Pair(
-        row,
+        row_of(job.op),
         device,
         order.rungs(job.op, device)[job.rung],
         reference,
-        None if reference is None else on(job.op, reference)[job.rung],
+        None if reference is None else suite_on(job.op, reference)[job.rung],
     )
     device.launched.clear()
-    inputs = drawn(row, order.cases, order.seed, rung.takes) + sizes(job.op, job.rung)
+    inputs = inputs_of(job.op, job.rung, order.cases, order.seed)
     for number, case in list(enumerate(inputs))[job.first :]:
         tell(Begun(job, begun(number, case), len(inputs)))
         outcome = run_case(pair, number, case)

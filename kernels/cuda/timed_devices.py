@@ -21,11 +21,14 @@ from tinymoe.kernels.cuda.launch import Dim3, Kernel
 
 
 class TimedPtx(PtxDevice):
-    """The PTX machine, all launches since `forget` added up. `launched`: as source:entry."""
+    """The PTX machine, all launches since `forget` added up. `launched`: as source:entry.
+
+    `timing`: whether launches are timed.
+    """
 
     def __init__(self, arch: str = "80") -> None:
         super().__init__(arch)
-        self._seconds = 0.0
+        self._seconds, self.timing = 0.0, True
         self.launched: set[str] = set()
 
     def forget(self) -> None:
@@ -36,6 +39,10 @@ class TimedPtx(PtxDevice):
         """Milliseconds of the launches since `forget`."""
         return self._seconds * 1e3
 
+    def also(self, milliseconds: float) -> None:
+        """Time that somebody took beside the launches."""
+        self._seconds += milliseconds / 1e3
+
     def run(self, kernel: Kernel, grid: Dim3, block: Dim3, args: list[Any], shared: int) -> None:
         """As `PtxDevice.run`, timed."""
         self.launched.add(f"{kernel.source}:{kernel.name}")
@@ -43,31 +50,39 @@ class TimedPtx(PtxDevice):
         try:
             super().run(kernel, grid, block, args, shared)
         finally:
-            self._seconds += perf_counter() - begin
+            self._seconds += (perf_counter() - begin) * self.timing
 
 
 class TimedCupy(CupyDevice):
-    """The GPU, an event before and after each launch since `forget`."""
+    """The GPU, an event before and after each launch since `forget`. The rest as `TimedPtx`."""
 
     def __init__(self) -> None:
         super().__init__()
         self._events: list[tuple[Any, Any]] = []
+        self._more, self.timing = 0.0, True
         self.launched: set[str] = set()
 
     def forget(self) -> None:
         """A new call begins."""
-        self._events = []
+        self._events, self._more = [], 0.0
 
     def last_call_ms(self) -> float:
         """Milliseconds of the launches since `forget`; waits for the last of them."""
         if self._events:
             self._events[-1][1].synchronize()
         elapsed = self.cupy.cuda.get_elapsed_time
-        return float(sum(elapsed(begin, end) for begin, end in self._events))
+        return self._more + float(sum(elapsed(begin, end) for begin, end in self._events))
+
+    def also(self, milliseconds: float) -> None:
+        """Time that somebody took beside the launches."""
+        self._more += milliseconds
 
     def run(self, kernel: Kernel, grid: Dim3, block: Dim3, args: list[Any], shared: int) -> None:
         """As `CupyDevice.run`, timed."""
         self.launched.add(f"{kernel.source}:{kernel.name}")
+        if not self.timing:
+            super().run(kernel, grid, block, args, shared)
+            return
         begin, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
         begin.record()
         super().run(kernel, grid, block, args, shared)

@@ -18,6 +18,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from tinymoe.kernels.cuda import devices
 from tinymoe.kernels.cuda.compile import build
@@ -29,21 +30,69 @@ from tinymoe.kernels.cuda.timed_devices import TimedCupy, TimedPtx
 Fault = Callable[[str, list[Any]], None]  # of an entry and its arguments, after it has run
 
 
-class FarArray(np.ndarray[Any, np.dtype[Any]]):
-    """An array on the GPU."""
+class FarArray(NDArrayOperatorsMixin):
+    """An array on the GPU. `near` is where its numbers really are."""
+
+    __array_priority__ = 100
+
+    def __init__(self, near: Any) -> None:
+        self.near = near
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **named: Any) -> Any:
         for one in inputs:
-            if isinstance(one, np.ndarray) and one.ndim and not isinstance(one, FarArray):
+            if isinstance(one, np.ndarray) and one.ndim:
                 raise TypeError(f"Unsupported type {type(one)}")  # CuPy's words
-        near = [np.asarray(one) if isinstance(one, FarArray) else one for one in inputs]
-        result = getattr(ufunc, method)(*near, **named)
-        return far(result) if isinstance(result, np.ndarray) else result
+        return far(getattr(ufunc, method)(*near(inputs), **near(named)))
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return far(getattr(self.near, name))
+
+    @property
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=self.near.ctypes.data)
+
+    def __len__(self) -> int:
+        return len(self.near)
+
+    def __getitem__(self, at: Any) -> Any:
+        return far(self.near[near(at)])
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self.near[near(at)] = near(value)
 
 
-def far(array: Any) -> FarArray:
-    """Copied to the GPU."""
-    return np.array(array).view(FarArray)
+def far(value: Any) -> Any:
+    """What CuPy gives where NumPy gives this: arrays and numbers on the GPU, functions of them."""
+    if isinstance(value, np.ndarray | np.generic):
+        return FarArray(np.asarray(value))
+    if isinstance(value, tuple | list):
+        return type(value)(map(far, value))
+    if callable(value) and not isinstance(value, type):
+        return lambda *args, **named: far(value(*near(args), **near(named)))
+    return value
+
+
+def near(value: Any) -> Any:
+    """The way back."""
+    if isinstance(value, FarArray):
+        return value.near
+    if isinstance(value, tuple | list):
+        return type(value)(map(near, value))
+    if isinstance(value, dict):
+        return {name: near(one) for name, one in value.items()}
+    return value
+
+
+class Module(ModuleType):
+    """CuPy's functions are NumPy's, on its own arrays."""
+
+    def __getattr__(self, name: str) -> Any:
+        return far(getattr(np, name))
 
 
 class CUDARuntimeError(RuntimeError):
@@ -68,6 +117,7 @@ class Gpu:
 
     def __init__(self, arch: str, fault: Fault | None) -> None:
         self.machine, self.fault, self.broken = PtxDevice(arch, checks=False), fault, ""
+        self.captured: list[Callable[[], None]] | None = None  # launches, while a graph is made
 
     def check(self) -> None:
         if self.broken:
@@ -81,26 +131,56 @@ class Gpu:
         kernel = self.machine.from_ptx(text, entry)
 
         def run(grid: Any, block: Any, args: tuple[Any, ...], shared_mem: int) -> None:
+            if self.captured is not None:
+                self.captured.append(lambda: now(grid, block, args, shared_mem))
+            else:
+                now(grid, block, args, shared_mem)
+
+        def now(grid: Any, block: Any, args: tuple[Any, ...], shared_mem: int) -> None:
             self.check()
-            near = [np.asarray(a) if isinstance(a, FarArray) else a for a in args]
-            self.machine.run(kernel, grid, block, near, shared_mem)
+            given = near(list(args))
+            self.machine.run(kernel, grid, block, given, shared_mem)
             if self.fault is not None:
                 try:
-                    self.fault(entry, near)
+                    self.fault(entry, given)
                 except CUDARuntimeError as error:  # seen when somebody waits, not at the launch
                     self.broken = str(error)
 
         return run
 
     def asnumpy(self, array: Any) -> Any:
+        assert self.captured is None  # CUDA refuses to wait in a capture
         self.check()
-        return np.array(array)
+        return np.array(near(array))
+
+
+class Stream:
+    """One that is not the default one, and can be captured."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begin_capture(self) -> None:
+        self.gpu.captured = []
+
+    def end_capture(self) -> Any:
+        launches, self.gpu.captured = self.gpu.captured or [], None
+        return SimpleNamespace(launch=lambda stream: [one() for one in launches])
+
+    def synchronize(self) -> None:
+        pass
 
 
 def stand_in(capability: str = "80", fault: Fault | None = None) -> ModuleType:
     """A module to be found as `cupy`."""
     arch = capability + "a" * (int(capability) >= 90)
-    gpu, cupy = Gpu(arch, fault), ModuleType("cupy")
+    gpu, cupy = Gpu(arch, fault), Module("cupy")
     about = {"name": b"Stand-in", "multiProcessorCount": 1, "totalGlobalMem": 2**30}
     runtime = SimpleNamespace(
         getDeviceCount=lambda: 1,
@@ -112,13 +192,14 @@ def stand_in(capability: str = "80", fault: Fault | None = None) -> ModuleType:
         __version__="0",
         ndarray=FarArray,
         RawModule=gpu.module,
-        empty=lambda shape, dtype: far(np.empty(shape, dtype)),
-        zeros=lambda shape, dtype: far(np.zeros(shape, dtype)),
-        asarray=lambda a: a if isinstance(a, FarArray) else far(a),
-        ascontiguousarray=lambda a: a if a.flags.c_contiguous else far(np.ascontiguousarray(a)),
+        asarray=lambda a, dtype=None: a if isinstance(a, FarArray) else far(np.array(a, dtype)),
+        ascontiguousarray=lambda a: a if a.near.flags.c_contiguous else far(a.near.copy()),
         asnumpy=gpu.asnumpy,
         cuda=SimpleNamespace(
-            Device=lambda: SimpleNamespace(compute_capability=capability, id=0),
+            Device=lambda: SimpleNamespace(
+                compute_capability=capability, id=0, synchronize=lambda: None
+            ),
+            Stream=lambda non_blocking: Stream(gpu),
             Event=Event,
             get_elapsed_time=lambda begin, end: end.at - begin.at,
             runtime=runtime,

@@ -16,6 +16,8 @@ import pytest
 from tests.kernels import cupy_stand_in as gpu
 from tinymoe.core import TinymoeError
 from tinymoe.kernels.contracts import CONTRACTS, contract
+from tinymoe.kernels.cuda import check_layer
+from tinymoe.kernels.cuda.check_beyond import SUITE, inputs_of, row_of, suite_on
 from tinymoe.kernels.cuda.check_case import difference, opened
 from tinymoe.kernels.cuda.check_device import check_device
 from tinymoe.kernels.cuda.check_report import DeviceReport, Row
@@ -25,6 +27,7 @@ from tinymoe.kernels.cuda.table import KERNELS, on
 from tinymoe.kernels.cuda.timed_devices import TimedPtx
 
 pytestmark = pytest.mark.kernels
+PRODUCTS = ("linear", "expert_ffn", "gemm_nvfp4_mma", "grouped_gemm_nvfp4_mma")
 
 
 def on_gpu(opens: Callable[[str], Any], *, patience: float = 300, **asked: Any) -> DeviceReport:
@@ -38,9 +41,13 @@ def by_name(report: DeviceReport) -> dict[tuple[str, str], Row]:
 def test_every_kernel_of_the_table_conforms_on_the_ptx_machine() -> None:
     report = check_device("ptx", cases=2)
     rows, left_out = by_name(report), {(one["op"], one["rung"]) for one in report.left_out}
-    assert rows.keys() | left_out == {(op, rung) for op in KERNELS for rung in KERNELS[op]}
+    assert rows.keys() | left_out == {(op, rung) for op in SUITE for rung in SUITE[op]}
     assert {rung for _, rung in left_out} == {"sm120"}  # sm_80 has no FP4 tensor cores
     assert report.conforms, [(row.op, row.rung, row.failure) for row in report.rows if row.failure]
+    # every entry of every source has run, but those that two drawn cases come to by chance alone
+    assert report.never_launched is not None
+    left = {name.partition(":")[0] for name in report.never_launched}
+    assert left <= {"groups", "topk", "scores", "weights", "route", *PRODUCTS}
     assert not report.silicon
     assert all(row.device_ms is not None and row.compared == 0 for row in report.rows)
     for row in report.rows:  # the table says which sources a rung has: those that it launches
@@ -93,6 +100,34 @@ def test_a_gpu_is_compared_with_the_ptx_machine_bit_for_bit() -> None:
     # a report after every rung, each of them whole
     assert [len(one.rows) for one in saved] == [1, 2, 3, 4]
     assert not any(one.finished or one.conforms for one in saved)
+
+
+def test_a_layer_is_captured_and_replayed_where_arrays_are_not_numpys() -> None:
+    # the stand-in refuses to wait, or to mix its arrays with NumPy's, as CuPy does
+    rows = by_name(on_gpu(gpu.opens, ops=("decode_layer", "gumbel_draw"), cases=1))
+    assert list(rows) == [
+        *(("gumbel_draw", "fast"), ("decode_layer", "launches"), ("decode_layer", "graph")),
+    ]
+    assert all(row.conforms and row.equal == row.cases == 2 for row in rows.values())
+    assert {"write_pages:write_pages", "rows:add_to"} <= {*rows["decode_layer", "graph"].launched}
+
+
+def test_a_replay_with_other_bits_is_found() -> None:
+    by_ops = np.ones((2, 3), np.float32)
+    step = by_ops.copy()
+    step[1, 2] = np.nextafter(step[1, 2], np.float32(2))
+    with pytest.raises(AssertionError, match="1 of 6 numbers are not the bits that the ops give"):
+        check_layer.check({}, check_layer.Both(step, by_ops))
+    with pytest.raises(AssertionError, match="the ops themselves gave no numbers"):
+        check_layer.check({}, check_layer.Both(step, by_ops * np.float32("nan")))
+
+
+def test_a_wrong_draw_is_found() -> None:
+    case, *_ = inputs_of("gumbel_draw", "fast", 1, 0)
+    right = suite_on("gumbel_draw", TimedPtx())["fast"](**case)
+    row_of("gumbel_draw").check(case, right)
+    with pytest.raises(AssertionError, match="gumbel_draw: drew"):
+        row_of("gumbel_draw").check(case, (right + 1) % case["logits"].shape[1])
 
 
 def test_other_bits_are_told_and_fail_nothing() -> None:

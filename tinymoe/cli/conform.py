@@ -82,7 +82,8 @@ def conform(
         str | None,
         typer.Option(
             metavar="OP,OP",
-            help="Of these ops alone.",
+            help="Of these alone. Beyond the op table: latent_attention, gumbel_draw, decode_layer "
+            "(launched, and as a CUDA graph).",
             show_default="all that have kernels",
             rich_help_panel=DEVICE,
         ),
