@@ -261,5 +261,5 @@ assert refusal(step) == "nothing"
 
 # %%
 # All of it was found on a CPU, before anyone waited for a GPU. What a graph saves in time is for
-# someone with one to say: ``python -m tinymoe conform --device cuda`` runs every kernel there, and a
-# layer of a decode step both launched and replayed (``decode_layer``), timed.
+# someone with one to say: ``python -m tinymoe conform --device cuda`` runs every kernel there, and
+# a layer of a decode step both launched and replayed (``decode_layer``), timed.
