@@ -50,6 +50,24 @@ def _activated(gate, up, kind, limit, alpha):
     return (up + splat(1.0)) * (gate * sigmoid(gate * splat(alpha)))
 
 
+@njit(inline="always")
+def _gated(sums, scales, bias, pair, kind, limit, alpha, rounding):
+    """A pair of gate and up rows, their sums made one: 16 activations, each step rounded."""
+    gate = kept(_scaled(sums, scales, bias, 32 * pair), rounding)
+    up = kept(_scaled(sums + 64, scales, bias, 32 * pair + 16), rounding)
+    return kept(_activated(gate, up, kind, limit, alpha), rounding)
+
+
+@njit(inline="always")
+def _onto(v, residual, part, skip, factor, rounding):
+    """The residual's 16 numbers `skip` bytes on, plus v times `factor`; v itself goes to `part`."""
+    if part:
+        store(part + skip, v)
+    if factor != 1.0:
+        v = kept(v * splat(factor), rounding)
+    return kept(load(residual + skip) + v, rounding)
+
+
 @kernel(
     "x x_stride count rows weight pair_bytes pairs columns scales bias out out_stride "
     "residual part factor kind rounding multiply"
@@ -62,32 +80,12 @@ def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     rows like those of out: the result goes to `part` (or nowhere, if that is 0), and out is the
     residual's row plus the result times `factor`, each step rounded.
     """
-    (
-        x,
-        x_stride,
-        count_word,
-        rows_word,
-        weight,
-        pair_bytes,
-        pairs,
-        columns,
-        scales,
-        bias,
-        out,
-        out_stride,
-        residual,
-        part,
-        factor_bits,
-        kind,
-        rounding,
-        multiply_it,
-    ) = arguments(args, 18)
-    factor = f64_of(factor_bits)
+    (x, x_stride, count_word, rows_word, weight, pair_bytes, pairs, columns, scales, bias,
+     out, out_stride, residual, part, factor, kind, rounding,
+     multiply_it) = arguments(args, 18)  # fmt: skip
     scratch = own(batch, thread)
     starts, sums = scratch + SCRATCH, scratch + SCRATCH + 8 * AT_ONCE
-    count, rows = word(batch, count_word), 0
-    if rows_word:
-        rows = word(batch, rows_word)
+    count, rows = word(batch, count_word), word(batch, rows_word) if rows_word else 0
     first, last = share(pairs, thread, threads)
     for done in range(0, count, AT_ONCE):
         tokens = min(AT_ONCE, count - done)
@@ -95,30 +93,21 @@ def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
             row = i64_at(rows + 8 * (done + t)) if rows else done + t
             put_i64(starts + 8 * t, x + 4 * x_stride * row)
         for pair in range(first, last):
-            call_helper(
-                multiply_it, weight + pair * pair_bytes, columns, starts, tokens, sums, scratch
-            )
+            at = weight + pair * pair_bytes
+            call_helper(multiply_it, at, columns, starts, tokens, sums, scratch)
             for t in range(tokens):
-                to = out + 4 * out_stride * (done + t)
+                own_sums, to = sums + 128 * t, out + 4 * out_stride * (done + t)
                 if kind == PLAIN:
                     for tile in range(2):
                         place = 32 * pair + 16 * tile
-                        v = _scaled(sums + 128 * t + 64 * tile, scales, bias, place)
-                        v = kept(v, rounding)
+                        v = kept(_scaled(own_sums + 64 * tile, scales, bias, place), rounding)
                         if residual:
-                            if part:
-                                store(part + (to - out) + 4 * place, v)
-                            if factor != 1.0:
-                                v = kept(v * splat(factor), rounding)
-                            v = kept(load(residual + (to - out) + 4 * place) + v, rounding)
+                            skip = to - out + 4 * place
+                            v = _onto(v, residual, part, skip, f64_of(factor), rounding)
                         store(to + 4 * place, v)
                 else:
-                    place = 32 * pair
-                    gate = kept(_scaled(sums + 128 * t, scales, bias, place), rounding)
-                    up = _scaled(sums + 128 * t + 64, scales, bias, place + 16)
-                    up = kept(up, rounding)
-                    v = _activated(gate, up, kind, 0.0, 0.0)
-                    store(to + 64 * pair, kept(v, rounding))
+                    v = _gated(own_sums, scales, bias, pair, kind, 0.0, 0.0, rounding)
+                    store(to + 64 * pair, v)
 
 
 @kernel(
@@ -131,35 +120,13 @@ def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     Threads share the (expert, pair) items, one after another. The rows of x are those of the
     slots' tokens, order[s] // top_k; with top_k 0 they are the slots themselves.
     """
-    (
-        x,
-        x_stride,
-        order,
-        offsets,
-        count,
-        top_k,
-        weight,
-        pair_bytes,
-        pairs,
-        columns,
-        scales,
-        bias,
-        out,
-        out_stride,
-        kind,
-        limit_bits,
-        alpha_bits,
-        rounding,
-        multiply_it,
-    ) = arguments(args, 19)
-    limit, alpha = f64_of(limit_bits), f64_of(alpha_bits)
+    (x, x_stride, order, offsets, count, top_k, weight, pair_bytes, pairs, columns, scales, bias,
+     out, out_stride, kind, limit, alpha, rounding, multiply_it) = arguments(args, 19)  # fmt: skip
     scratch = own(batch, thread)
     starts, sums = scratch + SCRATCH, scratch + SCRATCH + 8 * AT_ONCE
     item = 0
     for expert in range(count):
         begin, end = i64_at(offsets + 8 * expert), i64_at(offsets + 8 * expert + 8)
-        if begin == end:
-            continue
         their_scales = scales + 128 * pairs * expert if scales else 0
         their_bias = bias + 128 * pairs * expert if bias else 0
         for done in range(begin, end, AT_ONCE):
@@ -174,17 +141,19 @@ def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
                 at = weight + (expert * pairs + pair) * pair_bytes
                 call_helper(multiply_it, at, columns, starts, tokens, sums, scratch)
                 for t in range(tokens):
+                    own_sums = sums + 128 * t
                     to = out + 4 * out_stride * i64_at(order + 8 * (done + t))
-                    place = 32 * pair
-                    low = kept(_scaled(sums + 128 * t, their_scales, their_bias, place), rounding)
-                    high = _scaled(sums + 128 * t + 64, their_scales, their_bias, place + 16)
-                    high = kept(high, rounding)
                     if kind == PLAIN:
-                        store(to + 4 * place, low)
-                        store(to + 4 * place + 64, high)
+                        for tile in range(2):
+                            place = 32 * pair + 16 * tile
+                            v = _scaled(own_sums + 64 * tile, their_scales, their_bias, place)
+                            store(to + 4 * place, kept(v, rounding))
                     else:
-                        v = _activated(low, high, kind, limit, alpha)
-                        store(to + 64 * pair, kept(v, rounding))
+                        v = _gated(
+                            own_sums, their_scales, their_bias, pair, kind,
+                            f64_of(limit), f64_of(alpha), rounding,
+                        )  # fmt: skip
+                        store(to + 64 * pair, v)
 
 
 def tiles_of(weight: Packed) -> dict[str, Any]:
