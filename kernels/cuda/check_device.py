@@ -46,8 +46,8 @@ def check_device(
 
     `device`: "cuda", the current GPU; "ptx" or "ptx:120a", the PTX machine, of sm_80 or another
     chip. `cases`: of each rung, drawn with `seed` by its op's own strategy. `save` is handed the
-    report so far whenever a rung is done. `order`: how children work, if not as usual (`Order`).
-    Raises TinymoeError for a name that is not known, for what a GPU lacks, and if nothing is left
+    report so far at the beginning, and whenever a rung is done. `order`: how children work, if not
+    as usual (`Order`). Raises TinymoeError for a name that is not known, for what a GPU lacks, and if nothing is left
     that the device can run; what a kernel does wrong is in the report.
     """
     chosen = _chosen(ops)
@@ -113,6 +113,7 @@ class _Run:
 
     def all(self) -> None:
         """Lots of jobs, a process for each lot: of a GPU's, one job; of the PTX machine's, all."""
+        self.save(self.report(finished=False))  # what cannot be written is known before anything
         waiting = deque(self.jobs)
         while waiting:
             lot = [waiting.popleft()]

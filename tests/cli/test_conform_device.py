@@ -77,6 +77,29 @@ def test_json_of_a_gpu_and_its_report_in_a_file(run, monkeypatch, tmp_path):
     assert json.loads(Path("conform-cuda.json").read_text("utf-8")) == found
 
 
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_disk_that_fills_up_stops_nothing_but_at_the_beginning(run, monkeypatch, tmp_path, room):
+    # the results of an hour on a borrowed GPU are not thrown away for a file
+    real, calls = Path.replace, []
+
+    def replace_once(self, target):
+        calls.append(target)
+        if len(calls) > room:
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_once)
+    asked = ("conform", "swizzle_scales", "--device", "ptx", "--cases", "1")
+    ran = run(*asked, "--out", str(tmp_path / "report.json"))
+    if not room:
+        assert ran.code == 2
+        assert "report.json: cannot be written: No space left on device" in ran.err
+        return
+    assert ran.code == 0
+    assert "report.json was not written: No space left on device" in ran.err
+    assert "all 1 conform" in ran.out
+
+
 @pytest.mark.skipif(not no_gpu(), reason="there is a GPU here")
 def test_without_a_gpu_it_is_said_what_is_missing_and_what_to_do(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

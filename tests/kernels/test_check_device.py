@@ -97,8 +97,8 @@ def test_a_gpu_is_compared_with_the_ptx_machine_bit_for_bit() -> None:
     assert report.conforms
     assert report.device["name"] == "Stand-in"
     assert all(row.compared == row.equal == row.cases >= 3 for row in report.rows)
-    # a report after every rung, each of them whole
-    assert [len(one.rows) for one in saved] == [1, 2, 3, 4]
+    # a report before the first rung and after every one
+    assert [len(one.rows) for one in saved] == [0, 1, 2, 3, 4]
     assert not any(one.finished or one.conforms for one in saved)
 
 

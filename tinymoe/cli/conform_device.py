@@ -99,8 +99,13 @@ def _save(found: DeviceReport, out: Path | None) -> None:
     if out is None:
         return
     beside = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(found.as_json(), indent=1, allow_nan=False) + "\n", "utf-8")
-    beside.replace(out)
+    try:
+        beside.write_text(json.dumps(found.as_json(), indent=1, allow_nan=False) + "\n", "utf-8")
+        beside.replace(out)
+    except OSError as error:
+        if not found.rows:  # before the first kernel: nothing is lost by stopping
+            raise TinymoeError(f"--out {out}: cannot be written: {error.strerror}") from error
+        print(f"warning: {out} was not written: {error.strerror}", file=sys.stderr)
 
 
 def _show(found: DeviceReport, out: Path | None) -> None:
