@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
-from tinymoe.kernels.cpu.ahead import LIST
 from tinymoe.kernels.cpu.batch import POSITIONS, RUN_OF, RUNS, TOKENS, word
 from tinymoe.kernels.cpu.kernel import arguments, part
 from tinymoe.kernels.cpu.simd import i64_at
 from tinymoe.kernels.cpu.spans import KEYS
 
-ROWS = 48  # queries of a block at most
+ROWS = 48  # queries of a block that one key head serves, at most
+TOGETHER = 3 * ROWS  # queries of a block, of all its heads that a thread computes side by side
 AT_ONCE = 64  # keys whose dimensions lie side by side
 FIELDS = (
     "q q_stride heads kv_heads dim value_dim key_pages key_stride value_pages value_stride "
-    "page_size group scale window chunk sinks out out_stride rounding records room"
+    "page_size group scale window chunk sinks out out_stride rounding records room "
+    "turned products weigh fold finish"
 )
 COUNT = len(FIELDS.split())
 
@@ -29,25 +31,24 @@ def row_bytes(value_dim):
 def places(mine, dim, value_dim):
     """Where things are in a thread's memory; the last is its end.
 
-    Addresses of queries, of rows of weights, of keys, of values, of dimensions; dimensions of 64
-    keys; weights; a span's result; the result so far.
+    Addresses of queries, of rows of weights, of keys and, right after, of values and of the keys
+    that come next, of dimensions; dimensions of 64 keys; weights; a span's result; the result so
+    far.
     """
     queries = mine
-    weights = queries + 8 * ROWS
-    keys = weights + 8 * ROWS
-    values = keys + 8 * KEYS
-    dims = values + 8 * KEYS
+    weights = queries + 8 * TOGETHER
+    keys = weights + 8 * TOGETHER
+    dims = keys + 8 * (2 * KEYS + AT_ONCE)
     turned_keys = dims + (8 * dim + 63) // 64 * 64
     p = turned_keys + 4 * AT_ONCE * dim
-    result = p + 4 * ROWS * KEYS
-    so_far = result + ROWS * row_bytes(value_dim)
-    ahead = so_far + ROWS * row_bytes(value_dim)
-    end = ahead + LIST + 16 * KEYS
-    return queries, weights, keys, values, dims, turned_keys, p, result, so_far, ahead, end
+    result = p + 4 * TOGETHER * KEYS
+    so_far = result + TOGETHER * row_bytes(value_dim)
+    end = so_far + TOGETHER * row_bytes(value_dim)
+    return queries, weights, keys, dims, turned_keys, p, result, so_far, end
 
 
 def own_bytes(dim: int, value_dim: int) -> int:
-    """Of a thread's memory: some 100 KB for heads of 64, whatever the context."""
+    """Of a thread's memory: some 270 KB for heads of 64, whatever the context."""
     return int(places.py_func(0, dim, value_dim)[-1])
 
 
@@ -62,7 +63,7 @@ def record_rows(threads: int, heads: int, kv_heads: int, context: int) -> int:
     return int(tokens * kv_heads * parts * each * (context // KEYS + 1))
 
 
-@njit(inline="always")
+@part
 def first_seen(position, window, chunk):
     """The earliest key that a token sees; 0 is no window, no chunk."""
     first = 0
@@ -73,7 +74,7 @@ def first_seen(position, window, chunk):
     return first
 
 
-@njit(inline="always")
+@part
 def block_shape(heads, kv_heads):
     """(parts of a key head's queries, queries of a part, tokens of a block)."""
     group = heads // kv_heads
@@ -101,19 +102,36 @@ def spans_of(batch, t, n, window, chunk):
 
 
 @part
+def side_by_side(batch, threads, n, each, items, apart):
+    """How many of a block's items (key heads, or parts of one's queries) a thread does at once.
+
+    All that fit, where keys come from memory: a row of a page is all heads', and memory likes to
+    be read forward. One, where there would be too few shares, or many tokens share the keys.
+    """
+    if apart == 0 and (n > 1 or word(batch, TOKENS) < 4 * threads):
+        return 1
+    return max(1, min(items, TOGETHER // (n * each)))
+
+
+@part
 def by_spans(args, batch, threads):
-    """Whether spans are shared out as well: blocks are few, one has several, the records fit."""
+    """Whether spans are shared out as well: blocks are few, one has several, the records fit.
+
+    How many shares there are then; else 0.
+    """
     given = arguments(args, COUNT)
     heads, kv_heads, window, chunk, room = given[2], given[3], given[13], given[14], given[20]
     parts, each, tokens = block_shape(heads, kv_heads)
-    t, items, records, most, spans = 0, 0, 0, 0, 0
+    t, blocks, records, most, shares = np.int64(0), 0, 0, 0, 0  # t: see `attend`
+    items = kv_heads * parts
     while t < word(batch, TOKENS):
         n = block_at(batch, t, tokens)
         begin, end = spans_of(batch, t, n, window, chunk)
-        items += kv_heads * parts
-        spans += (end - begin) * kv_heads * parts
-        records += (end - begin) * kv_heads * parts * n * each
+        at_once = side_by_side(batch, threads, n, each, items, 1)
+        shares += (end - begin) * ((items + at_once - 1) // at_once)
+        records += (end - begin) * items * n * each
         most = max(most, end - begin)
+        blocks += 1
         t += n
-    few = items < 4 * threads or word(batch, TOKENS) <= 2 * word(batch, RUNS)
-    return spans if few and most > 1 and records <= room else 0
+    few = items * blocks < 4 * threads or word(batch, TOKENS) <= 2 * word(batch, RUNS)
+    return shares if few and most > 1 and records <= room else 0

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 
-from tinymoe.kernels.cpu.ahead import ask
-from tinymoe.kernels.cpu.kernel import part
+from tinymoe.kernels.cpu.ahead import prefetch_far
+from tinymoe.kernels.cpu.kernel import _caller, helper, part
 from tinymoe.kernels.cpu.simd import (
     F32,
     _op,
@@ -41,9 +41,10 @@ def _pointer(builder: Any, address: Any, offset: int, kind: Any) -> Any:
 
 
 def grid(queries: int, tiles: int) -> Callable[..., Any]:
-    """`f(xs, x_skip, rows, row_skip, count, sums, sums_step)`: `queries` x `tiles` sums at once.
+    """`f(xs, x_skip, rows, row_skip, count, ahead, sums, sums_step)`: `queries` x `tiles` sums.
 
     xs, rows: lists of addresses, of `queries` and of `count`; so many bytes of each are skipped.
+    ahead: how many bytes later in the list the row is that is asked for meanwhile; 0 is none.
     sums: 16 * tiles float32 of each query, `sums_step` bytes apart, added to. 2 * queries * tiles
     registers hold them: at most 12 of the 16 that AVX2 has.
     """
@@ -55,6 +56,7 @@ def grid(queries: int, tiles: int) -> Callable[..., Any]:
         rows: Any,
         row_skip: Any,
         count: Any,
+        ahead: Any,
         sums: Any,
         sums_step: Any,
     ) -> None:
@@ -75,6 +77,9 @@ def grid(queries: int, tiles: int) -> Callable[..., Any]:
                 builder.load(_pointer(builder, row, 64 * tile, F32.llvm), align=4)
                 for tile in range(tiles)
             ]
+            later = builder.load(_pointer(builder, builder.add(listed, ahead), 0, _WORD))
+            for tile in range(tiles):
+                prefetch_far(builder, builder.add(builder.add(later, row_skip), _WORD(64 * tile)))
             offset = builder.mul(loop.index, _WORD(4))
             for q, start in enumerate(starts):
                 at = _pointer(builder, builder.add(start, offset), 0, _FLOAT)
@@ -88,15 +93,26 @@ def grid(queries: int, tiles: int) -> Callable[..., Any]:
                 builder.store(builder.load(held[q][tile]), where, align=4)
 
     doc = f"{queries} queries, {16 * tiles} lanes of the rows."
-    return _op(types.void, (types.int64,) * 7, build, doc)
+    return _op(types.void, (types.int64,) * 8, build, doc)
 
 
 _SIX, _FOUR, _TWO, _ONE = (grid(queries, 1) for queries in (6, 4, 2, 1))
 _TWO_WIDE, _ONE_WIDE = grid(2, 2), grid(1, 4)
 
 
-@part
-def products(queries, xs, x_skip, rows, count, sums, sums_step, width, ahead):
+@helper
+def products(
+    queries: Any,
+    xs: Any,
+    x_skip: Any,
+    rows: Any,
+    row_skip: Any,
+    count: Any,
+    ahead: Any,
+    sums: Any,
+    sums_step: Any,
+    width: Any,
+) -> None:
     """As `grid`, for any number of queries and any width of the rows.
 
     Six queries share a row's 16 lanes. Fewer than six leave registers for more of the lanes.
@@ -107,25 +123,22 @@ def products(queries, xs, x_skip, rows, count, sums, sums_step, width, ahead):
         mine, to = xs + 8 * q, sums + sums_step * q
         if left == 1:
             while k + 64 <= width:
-                _ONE_WIDE(mine, x_skip, rows, 4 * k, count, to + 4 * k, sums_step)
-                ask(ahead)
+                _ONE_WIDE(mine, x_skip, rows, row_skip + 4 * k, count, ahead, to + 4 * k, sums_step)
                 k += 64
         if 2 <= left < 4:
             while k + 32 <= width:
-                _TWO_WIDE(mine, x_skip, rows, 4 * k, count, to + 4 * k, sums_step)
-                ask(ahead)
+                _TWO_WIDE(mine, x_skip, rows, row_skip + 4 * k, count, ahead, to + 4 * k, sums_step)
                 k += 32
         while k + 16 <= width:
-            skip, place = 4 * k, to + 4 * k
+            skip, place = row_skip + 4 * k, to + 4 * k
             if left >= 6:
-                _SIX(mine, x_skip, rows, skip, count, place, sums_step)
+                _SIX(mine, x_skip, rows, skip, count, ahead, place, sums_step)
             elif left >= 4:
-                _FOUR(mine, x_skip, rows, skip, count, place, sums_step)
+                _FOUR(mine, x_skip, rows, skip, count, ahead, place, sums_step)
             elif left >= 2:
-                _TWO(mine, x_skip, rows, skip, count, place, sums_step)
+                _TWO(mine, x_skip, rows, skip, count, ahead, place, sums_step)
             else:
-                _ONE(mine, x_skip, rows, skip, count, place, sums_step)
-            ask(ahead)
+                _ONE(mine, x_skip, rows, skip, count, ahead, place, sums_step)
             k += 16
         together = 6 if left >= 6 else 4 if left >= 4 else 2 if left >= 2 else 1
         if k < width:
@@ -133,7 +146,7 @@ def products(queries, xs, x_skip, rows, count, sums, sums_step, width, ahead):
                 _last(
                     i64_at(mine + 8 * each) + x_skip,
                     rows,
-                    4 * k,
+                    row_skip + 4 * k,
                     count,
                     to + sums_step * each + 4 * k,
                     width - k,
@@ -141,7 +154,10 @@ def products(queries, xs, x_skip, rows, count, sums, sums_step, width, ahead):
         q += together
 
 
-@njit(inline="always")
+call_products = _caller(10)  # (address of `products`, its numbers)
+
+
+@part
 def _last(x, rows, row_skip, count, sums, left):
     """One query and the last lanes of rows, fewer than 16: nothing past them is read."""
     total = load_part(sums, left)
@@ -189,14 +205,31 @@ transpose = _op(
 )
 
 
-@part
-def turned(rows, dims, to, step):
-    """`dims` numbers of each of 8 listed rows, as `dims` rows of 8 at `to`, `step` bytes apart."""
-    d = 0
-    while d + 8 <= dims:
-        transpose(rows, 4 * d, to + step * d, step)
-        d += 8
-    while d < dims:
-        for r in range(8):
-            put_f32(to + step * d + 4 * r, f32_at(i64_at(rows + 8 * r) + 4 * d))
-        d += 1
+def _ask(builder: Any, rows: Any, row_skip: Any) -> None:
+    for r in range(8):
+        row = builder.load(_pointer(builder, rows, 8 * r, _WORD))
+        prefetch_far(builder, builder.add(row, row_skip))
+
+
+ask = _op(types.void, (types.int64,) * 2, _ask, "`f(rows, row_skip)`: a line of each of 8 rows.")
+
+
+@helper
+def turned(rows: Any, row_skip: Any, count: Any, ahead: Any, dims: Any, to: Any, step: Any) -> None:
+    """`dims` numbers of each of `count` listed rows, as `dims` rows at `to`, `step` bytes apart.
+
+    Of each row `row_skip` bytes are skipped. `count` is a multiple of 8. ahead: see `grid`.
+    """
+    whole = dims // 8 * 8
+    for r in range(0, count, 8):
+        listed = rows + 8 * r
+        for d in range(0, whole, 8):
+            if d % 16 == 0:  # a line is 16 numbers
+                ask(listed + ahead, row_skip + 4 * d)
+            transpose(listed, row_skip + 4 * d, to + 4 * r + step * d, step)
+    for r in range(count):
+        for d in range(whole, dims):
+            put_f32(to + step * d + 4 * r, f32_at(i64_at(rows + 8 * r) + row_skip + 4 * d))
+
+
+call_turned = _caller(7)

@@ -192,6 +192,7 @@ class CpuOps:
             "rounding": numerics.storage == "bfloat16",
             "records": aligned(room * int(row_bytes.py_func(value_dim)) // 4),
             "room": room,
+            **kernels.HELPERS,
         }
         own = kernels.own_bytes(dim, value_dim)
         self._run(batch, (kernels.attend, kernels.merge), pages=page_size, own=own, **named)

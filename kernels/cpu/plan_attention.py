@@ -208,6 +208,7 @@ def look_back(
         "scale": float(card.scale), "window": card.window, "chunk": card.chunk,
         "sinks": sinks, "out": mix, "out_stride": mix.shape[1],
         "rounding": plan.rounding, "records": records, "room": rows,
+        **looking.HELPERS,
     }  # fmt: skip
     plan.program.add(looking.attend, **common)
     plan.program.add(looking.merge, **common)

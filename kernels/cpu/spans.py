@@ -10,17 +10,20 @@ word on, P, all float32; `row` is its address.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba import njit
 
-from tinymoe.kernels.cpu.kernel import part
+from tinymoe.kernels.cpu.kernel import _caller, helper, part
 from tinymoe.kernels.cpu.maths import exp, exp_one
 from tinymoe.kernels.cpu.rows import kept, put_piece
 from tinymoe.kernels.cpu.simd import (
     F32,
     _op,
     f32_at,
+    f64_of,
     largest,
     load,
     most,
@@ -45,7 +48,7 @@ def offset(m):
     return m if m != NOTHING else np.float32(0.0)
 
 
-@njit(inline="always")
+@part
 def clear(row, width):
     """Of no keys at all."""
     put_f32(row, NOTHING)
@@ -54,17 +57,18 @@ def clear(row, width):
         store(row + 64 + 4 * k, splat(0.0))
 
 
-@part
-def weigh(p, begin, end, scale, row):
+@helper
+def weigh(p: Any, begin: Any, end: Any, scale: Any, row: Any) -> None:
     """Products q . k at places begin .. end - 1 of p to weights e^(scale q . k - m); m, l to row.
 
-    Weights of other places, up to whole pieces of 16, become 0. At least one key is seen.
+    Weights of other places, up to whole pieces of 16, become 0. At least one key is seen. `scale`:
+    the bits of a float64.
     """
     first, low, high = begin // 16 * 16, splat(begin), splat(end)
-    highest = splat(NOTHING)
+    highest, factor = splat(NOTHING), splat(f64_of(scale))
     for k in range(first, end, 16):
         place = lane() + splat(k)
-        s = load(p + 4 * k) * splat(scale)
+        s = load(p + 4 * k) * factor
         s = pick(place, low, splat(NOTHING), pick(place, high, s, splat(NOTHING)))
         store(p + 4 * k, s)
         highest = most(highest, s)
@@ -78,36 +82,47 @@ def weigh(p, begin, end, scale, row):
     put_f32(row + 4, total(sums))
 
 
-@part
-def fold(row, other, width):
-    """The keys of `other`, which come later, into `row`. Of no keys: nothing changes."""
-    if f32_at(other + 4) == 0.0:
-        return
-    # whoever has the larger maximum shrinks by e^0 = 1
-    m, mine, theirs = f32_at(row), np.float32(1.0), np.float32(1.0)
-    if f32_at(other) > m:
-        mine = exp_one(m - f32_at(other))
-        m = f32_at(other)
-    else:
-        theirs = exp_one(f32_at(other) - offset(m))
-    put_f32(row, m)
-    put_f32(row + 4, f32_at(row + 4) * mine + f32_at(other + 4) * theirs)
-    for k in range(0, width, 16):
-        at, from_ = row + 64 + 4 * k, other + 64 + 4 * k
-        store(at, load(at) * splat(mine) + load(from_) * splat(theirs))
+@helper
+def fold(row: Any, other: Any, rows: Any, step: Any, width: Any) -> None:
+    """The keys of `other`, which come later, into `row`: `rows` of each, `step` bytes apart.
+
+    Of no keys: nothing changes.
+    """
+    for _ in range(rows):
+        if f32_at(other + 4) != 0.0:
+            # whoever has the larger maximum shrinks by e^0 = 1
+            m, mine, theirs = f32_at(row), np.float32(1.0), np.float32(1.0)
+            if f32_at(other) > m:
+                mine = exp_one(m - f32_at(other))
+                m = f32_at(other)
+            else:
+                theirs = exp_one(f32_at(other) - offset(m))
+            put_f32(row, m)
+            put_f32(row + 4, f32_at(row + 4) * mine + f32_at(other + 4) * theirs)
+            for k in range(64, 64 + 4 * width, 64):
+                new = load(row + k) * splat(mine) + load(other + k) * splat(theirs)
+                store(row + k, new)
+        row += step
+        other += step
 
 
-@part
-def finish(row, sink, has_sink, width, out, rounding):
-    """P / l to `out`. A sink is one more score, without a value: it adds to l (gpt-oss)."""
+@helper
+def finish(row: Any, sink: Any, width: Any, out: Any, rounding: Any) -> None:
+    """P / l to `out`. A sink is one more score, without a value: it adds to l (gpt-oss).
+
+    `sink`: its address; 0 is none.
+    """
     divisor, mine = f32_at(row + 4), splat(1.0)
-    if has_sink:
+    if sink != 0:
         m = f32_at(row)
-        if sink > m:
-            m = sink
+        if f32_at(sink) > m:
+            m = f32_at(sink)
         shrink = exp_one(f32_at(row) - offset(m))
-        divisor = divisor * shrink + exp_one(sink - offset(m))
+        divisor = divisor * shrink + exp_one(f32_at(sink) - offset(m))
         mine = splat(shrink)
     for k in range(0, width, 16):
         v = load(row + 64 + 4 * k) * mine / splat(divisor)
         put_piece(out + 4 * k, kept(v, rounding), width - k)
+
+
+call_five = _caller(5)  # one of these by its address: (address, five numbers)
