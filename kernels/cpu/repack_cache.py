@@ -75,7 +75,8 @@ class RepackCache:
             except (TinymoeError, OSError) as error:
                 _warn(f"{error}: packed anew")
         shelf = Shelf(found)
-        weights = weights_of(params, told("laying out weights"), threads=threads, shelf=shelf)
+        what = "laying out weights" if not found else "reading norms and biases"
+        weights = weights_of(params, told(what), threads=threads, shelf=shelf)
         if shelf.new:
             self._keep(shelf.all, key, threads, told("keeping packed weights"))
         return weights

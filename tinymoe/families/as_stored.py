@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
-from tinymoe.core import Array, QuantTensor
+from tinymoe.checkpoint import Checkpoint
+from tinymoe.core import Array, Numerics, QuantTensor
 from tinymoe.families.changes import Turned
 from tinymoe.families.layout_parts import Coded, Shape
 from tinymoe.families.layouts import layout_of
+from tinymoe.families.quantised import Scheme
 from tinymoe.families.rooms import (
     Fill,
     Make,
@@ -37,13 +40,18 @@ PLAIN_TYPES = {"BF16": "bf16", "F16": "f16", "F32": "f32", "F64": "f64"}
 class StoredReader(Reader):
     """The source that also reads codes and scales as they are."""
 
+    def __init__(self, checkpoint: Checkpoint, scheme: Scheme, numerics: Numerics) -> None:
+        super().__init__(checkpoint, scheme, numerics)
+        # asked for several times of each tensor, of which there may be a hundred thousand
+        self._layout = cache(lambda name, shape: layout_of(scheme, checkpoint, name, shape))
+
     def coded(self, name: str, shape: Shape) -> Coded | None:
         """How they are read; None: the tensor is not stored in few bits."""
-        return layout_of(self._scheme, self._checkpoint, name, shape).coded
+        return self._layout(name, shape).coded
 
     def codes(self, name: str, shape: Shape, member: int | None) -> QuantTensor:
         """A copy of a matrix, or of one of the stack that lies in the tensor."""
-        layout = layout_of(self._scheme, self._checkpoint, name, shape)
+        layout = self._layout(name, shape)
         assert layout.coded is not None
         found = layout.coded.read(self._checkpoint, member)
         copied = replace(found, codes=found.codes.copy(), scales=found.scales.copy())
@@ -53,7 +61,7 @@ class StoredReader(Reader):
 
     def type_of(self, name: str, shape: Shape) -> str:
         """The format of a tensor: "nvfp4", "bf16"."""
-        layout = layout_of(self._scheme, self._checkpoint, name, shape)
+        layout = self._layout(name, shape)
         if layout.coded is not None:
             return layout.coded.format
         return PLAIN_TYPES.get(self._checkpoint.entry(layout.parts[0].name).dtype, "")
