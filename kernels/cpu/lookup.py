@@ -13,6 +13,11 @@ from tinymoe.kernels.cpu.simd import U8, lanes_of
 BYTE = ir.IntType(8)
 
 
+def features() -> str:
+    """What the CPU that is compiled for has beyond its family's least: "+avx2,+fma,..."."""
+    return str(getattr(cpu_target.target_context.codegen(), "_tm_features", ""))
+
+
 def byte_table(builder: Any, table: list[int], index: Any) -> Any:
     """32 bytes of a 16-entry table, by indices 0 .. 15: for builders of LLVM instructions.
 
@@ -20,8 +25,7 @@ def byte_table(builder: Any, table: list[int], index: Any) -> Any:
     comparisons, which is slow and gives the same bytes.
     """
     module = builder.module
-    features = str(getattr(cpu_target.target_context.codegen(), "_tm_features", ""))
-    if "+avx2" in features:
+    if "+avx2" in features():
         kind = ir.FunctionType(U8.llvm, [U8.llvm, U8.llvm])
         look = cgutils.get_or_insert_function(module, kind, "llvm.x86.avx2.pshuf.b")
         return builder.call(look, [ir.Constant(U8.llvm, table * 2), index])

@@ -15,6 +15,7 @@ from numba import njit
 
 from tinymoe.kernels.cpu.chains import times, unpack
 from tinymoe.kernels.cpu.kernel import Kernel, helper
+from tinymoe.kernels.cpu.lookup import features
 from tinymoe.kernels.cpu.simd import splat, store
 from tinymoe.kernels.cpu.tiles import FORMATS, Format, unpacked
 
@@ -70,16 +71,24 @@ def _clear(sums, tokens):
         store(sums + 128 * t + 64, splat(0.0))
 
 
+def _together() -> int:
+    """Tiles whose sums, of 6 tokens, are in registers at once.
+
+    AVX2 has 16 registers, and one tile takes 12 of them; AVX512 has 32, and two tiles take 12.
+    """
+    return 2 if "+avx512f" in features() else 1
+
+
 def _many(form: Format) -> Any:
     """`f(weight, rows, skip, count, tokens, sums)`: every token times `count` columns."""
-    # with 6 tokens of a tile 12 of the 16 registers that AVX2 has are sums
-    six, few = times(form, 6, 1), _few(form)
+    tiles, few = _together(), _few(form)
+    six = times(form, 6, tiles)
 
     @njit(inline="always")
     def many(weight, rows, skip, count, tokens, sums):
         t = 0
         while t + 6 <= tokens:
-            for tile in range(2):
+            for tile in range(0, 2, tiles):
                 six(weight, tile, rows + 8 * t, skip, count, sums + 128 * t)
             t += 6
         few(weight, rows + 8 * t, skip, count, tokens - t, sums + 128 * t)
@@ -89,18 +98,19 @@ def _many(form: Format) -> Any:
 
 def _few(form: Format) -> Any:
     """The same for fewer than 6 tokens."""
-    four, three = times(form, 4, 1), times(form, 3, 1)
+    tiles = _together()
+    four, three = times(form, 4, tiles), times(form, 3, tiles)
     two, one = times(form, 2, 2), times(form, 1, 2)
 
     @njit(inline="always")
     def few(weight, rows, skip, count, tokens, sums):
         t = 0
         if tokens >= 4:
-            for tile in range(2):
+            for tile in range(0, 2, tiles):
                 four(weight, tile, rows, skip, count, sums)
             t = 4
         if tokens - t == 3:
-            for tile in range(2):
+            for tile in range(0, 2, tiles):
                 three(weight, tile, rows, skip, count, sums)
         elif tokens - t == 2:
             two(weight, 0, rows, skip, count, sums)
