@@ -47,7 +47,9 @@ def check_device(
     `device`: "cuda", the current GPU; "ptx" or "ptx:120a", the PTX machine, of sm_80 or another
     chip. `cases`: of each rung, drawn with `seed` by its op's own strategy. `save` is handed the
     report so far at the beginning, and whenever a rung is done. `order`: how children work, if not
-    as usual (`Order`). Raises TinymoeError for a name that is not known, for what a GPU lacks, and if nothing is left
+    as usual (`Order`).
+
+    Raises TinymoeError for a name that is not known, for what a GPU lacks, and if nothing is left
     that the device can run; what a kernel does wrong is in the report.
     """
     chosen = _chosen(ops)
@@ -56,11 +58,11 @@ def check_device(
     opened = _open(asked)
     jobs = [Job(op, rung) for op in chosen for rung in SUITE[op]]
     left_out = [job for job in jobs if (job.op, job.rung) in opened.lacks]
-    run = _Run(
-        asked, opened, [job for job in jobs if job not in left_out], left_out, progress, save
-    )
-    if not run.jobs:
-        raise TinymoeError(f"nothing to run on {opened.device['name']}: {opened.lacks}")
+    able = [job for job in jobs if job not in left_out]
+    if not able:
+        why = "; ".join(dict.fromkeys(opened.lacks[job.op, job.rung] for job in jobs))
+        raise TinymoeError(f"{opened.device['name']} can run nothing of {', '.join(chosen)}: {why}")
+    run = _Run(asked, opened, able, left_out, progress, save)
     run.all()
     return run.report(finished=True, whole=set(chosen) == set(SUITE))
 
