@@ -24,7 +24,7 @@ from tinymoe.core import (
 from tinymoe.engine import Engine
 from tinymoe.engine.text import Token as Token
 from tinymoe.engine.text import push
-from tinymoe.families import load_params, read_config
+from tinymoe.families import load_params, read_config, stored_matrices
 from tinymoe.kernels import ops
 from tinymoe.model.on_demand import Reads
 from tinymoe.model.ops import DEFINITION, Ops
@@ -129,7 +129,9 @@ class Model:
         self.config: ModelConfig = in_form(read, latent or "expanded")  # of logits and traces
         self.generating: ModelConfig = in_form(read, latent or "absorbed")
         # a step that holds weights in a form of its own reads them once, layer by layer
-        self._packs = ops.step is not None and ops.step.covers(self.generating, numerics)
+        quantises = numerics.activations == "checkpoint"
+        known = stored_matrices(checkpoint, self.generating, numerics) if quantises else None
+        self._packs = ops.step is not None and ops.step.covers(self.generating, numerics, known)
         self.params: Params = load_params(
             checkpoint, self.config, numerics, memory, on_demand, as_stored=self._packs
         )

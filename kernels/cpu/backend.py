@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from tinymoe.core import Array, Batch, ModelConfig, Numerics, PagedKeysValues, Tap
 from tinymoe.kernels.cpu import kernel
+from tinymoe.kernels.cpu.inputs import uncovered_inputs
 from tinymoe.kernels.cpu.lay_out import Packer, weights_of
 from tinymoe.kernels.cpu.ops import CpuOps
 from tinymoe.kernels.cpu.pack import pack
@@ -49,11 +50,18 @@ class CompiledStep:
             attention_decode=cpu.attention_decode,
         )
         self._params: Params | None = None
+        self._judged: tuple[Params, bool] | None = None  # whether kernels have its inputs
         self._step: Step | None = None
 
-    def covers(self, config: ModelConfig, numerics: Numerics) -> bool:
-        """Every part of the model has its kernels."""
-        return uncovered(config, numerics) is None
+    def covers(self, config: ModelConfig, numerics: Numerics, params: Params | None = None) -> bool:
+        """Every part of the model has its kernels, quantised inputs of its products, too."""
+        if uncovered(config, numerics) is not None:
+            return False
+        if params is None or numerics.activations == "storage":
+            return True
+        if self._judged is None or self._judged[0] is not params:
+            self._judged = params, uncovered_inputs(params) is None
+        return self._judged[1]
 
     def prepare(
         self,
@@ -63,7 +71,7 @@ class CompiledStep:
         report: Report | None = None,
     ) -> None:
         """Pack the weights and compile the kernels now, and say how far it is."""
-        if uncovered(config, numerics) is not None or self._params is params:
+        if self._params is params or not self.covers(config, numerics, params):
             return
 
         self._step = Step(self._weights(params, report), self.team)
@@ -107,7 +115,7 @@ class CompiledStep:
         tap: Tap = no_tap,
     ) -> Array:
         """As `forward`."""
-        if uncovered(config, numerics) is not None:
+        if not self.covers(config, numerics, params):
             return forward(params, config, batch, cache, numerics, self.members, tap)
         self.prepare(params, config, numerics)
         assert self._step is not None
@@ -122,7 +130,7 @@ class CompiledStep:
         numerics: Numerics,
     ) -> Array | None:
         """As `model.ops.Step.greedy`; None of a model that is not covered."""
-        if uncovered(config, numerics) is not None:
+        if not self.covers(config, numerics, params):
             return None
         self.prepare(params, config, numerics)
         assert self._step is not None

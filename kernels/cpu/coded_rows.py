@@ -12,12 +12,24 @@ from typing import Any
 
 from numba import njit
 
-from tinymoe.kernels.cpu.batch import own, share
-from tinymoe.kernels.cpu.codes import e4m3_value, nibbles_at, put_bytes, two_to
+from tinymoe.kernels.cpu.batch import TOKENS, own, share, word
+from tinymoe.kernels.cpu.codes import e2m1, e4m3_value, nibbles_at, put_bytes, two_to
 from tinymoe.kernels.cpu.dequantise import e2m1_value
 from tinymoe.kernels.cpu.integers import LIFT
 from tinymoe.kernels.cpu.kernel import arguments, kernel
-from tinymoe.kernels.cpu.simd import f32_at, load_u8, put_f32, splat, store, whole
+from tinymoe.kernels.cpu.quantise_mxfp4 import EVEN, NEVER, ZERO_AT_0, scale_mxfp4
+from tinymoe.kernels.cpu.quantise_nvfp4 import BYTES, FACTOR, KERNEL, loudest, scale_nvfp4
+from tinymoe.kernels.cpu.simd import (
+    f32_at,
+    i64_at,
+    load,
+    load_i32,
+    load_u8,
+    put_f32,
+    splat,
+    store,
+    whole,
+)
 
 LINE = 64  # bytes; rows begin one line more than they need apart: see `buffers.stride_of`
 
@@ -53,3 +65,40 @@ def coded_rows(args: Any, batch: Any, thread: Any, threads: Any) -> None:
                 put_f32(to + block, f32_at(mine + 4 * b))
                 from_ += block // 2
                 to += block + 4
+
+
+@kernel("x x_stride columns block per_token shared ids divisors bounds signs nans out out_bytes")
+def quantised_rows(args: Any, batch: Any, thread: Any, threads: Any) -> None:
+    """Rows of x, float32, on their way into a product of codes: `per_token` rows of each token.
+
+    block 16: NVFP4 as "kernel" makes it, under divisors[expert], or the one there is; ids: the
+    expert of each row, 0 for one divisor. block 32: MXFP4 as "vllm" does. Row i of out is made of
+    row i // shared of x. Beside what is not finite scales are NaN, and so is the row's product: an
+    engine's kernel writes a number.
+    """
+    (x, x_stride, columns, block, per_token, shared, ids, divisors, bounds, signs, nans, out,
+     out_bytes) = arguments(args, 13)  # fmt: skip
+    mine, blocks, nan = own(batch, thread), columns // block, splat(float("nan"))
+    pieces = (blocks + 15) // 16
+    first, last = share(word(batch, TOKENS) * per_token * pieces, thread, threads)
+    for item in range(first, last):
+        row, begin = item // pieces, item % pieces * 16
+        count = min(16, blocks - begin)
+        start = x + 4 * (row // shared * x_stride + begin * block)
+        finite = loudest(start, 0, 1, mine, count, block)
+        if block == 16:
+            expert = i64_at(ids + 8 * row) if ids else 0
+            scale_nvfp4(mine, f32_at(divisors + 4 * expert), KERNEL, 0)
+            scale = e4m3_value(load_i32(mine + BYTES))
+        else:
+            scale_mxfp4(mine, EVEN, ZERO_AT_0, 0.0, 0, NEVER, 0)
+            scale = two_to(load_i32(mine + BYTES))
+        store(mine, scale if finite else nan)
+        to = out + row * out_bytes + begin * (block + 4)
+        for b in range(count):
+            factor = splat(f32_at(mine + FACTOR + 4 * b))
+            for k in range(0, block, 16):
+                v = load(start + 4 * (b * block + k)) * factor
+                put_bytes(to + k, lifted(e2m1(v, bounds, signs, nans)))
+            put_f32(to + block, f32_at(mine + 4 * b))
+            to += block + 4

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinymoe.core import Array, TinymoeError
+from tinymoe.kernels.cpu.inputs import with_inputs
 from tinymoe.kernels.cpu.latent import absorbed
 from tinymoe.kernels.cpu.pack import Packed, pack, pack_values
 from tinymoe.kernels.cpu.weights import (
@@ -38,6 +39,7 @@ from tinymoe.model.params import (
     Params,
     SharedParams,
 )
+from tinymoe.model.weights import QuantisedInput
 
 Progress = Callable[[int, int], None]  # parts done, of how many
 Packer = Callable[..., Packed]  # as `pack`: a matrix or stack, and whether it is gate above up
@@ -71,6 +73,9 @@ class Tiles:
         self, name: str, weight: Any, *, gate_up: bool = False, packer: Packer | None = None
     ) -> Packed:
         """Of a matrix or stack; `packer`: another than for products."""
+        if isinstance(weight, QuantisedInput):
+            tiles = self(name, weight.values, gate_up=gate_up, packer=packer)
+            return with_inputs(tiles, weight.inputs)
         array, whole = _array(weight), self.prefix + name
         found = None if self.shelf is None else self.shelf.get(whole, array.shape, gate_up)
         if found is not None:

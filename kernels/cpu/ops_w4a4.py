@@ -18,9 +18,9 @@ from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu.batch import TOKENS, aligned
 from tinymoe.kernels.cpu.buffers import stride_of
 from tinymoe.kernels.cpu.coded_rows import coded_rows, row_bytes
+from tinymoe.kernels.cpu.inputs import codes_of
 from tinymoe.kernels.cpu.ops_formats import CpuFormats, padded_scales
 from tinymoe.kernels.cpu.pack import Packed, pack_quantised
-from tinymoe.kernels.cpu.w4a4 import multiply_codes
 
 LARGEST_E4M3 = 0x7E
 E8M0_NEAR = (127 - 60, 127 + 60)
@@ -176,11 +176,6 @@ class CpuW4a4(CpuFormats):
             rounding=numerics.storage == "bfloat16",
         )  # fmt: skip
         return out[:, :width].copy()
-
-
-def codes_of(weight: Packed) -> dict[str, Any]:
-    """`linear.tiles_of`, for rows that are coded."""
-    return product.tiles_of(weight) | {"multiply": multiply_codes(weight.form.name)}
 
 
 def _packed_nvfp4(codes: Array, scales: Array, alphas: Array, *, gate_up: bool = False) -> Packed:

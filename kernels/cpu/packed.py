@@ -13,6 +13,13 @@ from tinymoe.kernels.cpu.tiles import ROWS, Format
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """Four-bit activations of a product: see `inputs.py`. Of NVFP4 or MXFP4, as its tiles are."""
+
+    divisors: Array  # (1,) or (E,) float32: S of NVFP4's quantiser
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Packed:
     """A matrix (N, K), or E of them, as tiles."""
 
@@ -23,6 +30,7 @@ class Packed:
     columns: int  # K
     pairs: int  # of 32 rows, in each matrix
     row_scales: Array | None  # (E, pairs * 32) float32: factors that come last; None: all 1
+    inputs: Inputs | None = None  # how x is quantised on its way in; None: it is not
 
     @property
     def pair_bytes(self) -> int:

@@ -16,6 +16,7 @@ from tinymoe.kernels.cpu import batch as header
 from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu import routing, top1
 from tinymoe.kernels.cpu.buffers import Buffers
+from tinymoe.kernels.cpu.inputs import codes_of, quantise_into
 from tinymoe.kernels.cpu.norm import layernorm, rmsnorm
 from tinymoe.kernels.cpu.pack import Packed
 from tinymoe.kernels.cpu.plan_attention import Turns, own_words, plan_attention
@@ -167,13 +168,16 @@ class Plan:
         rows: int = 0,
     ) -> None:
         """out = x times a matrix; with `residual`, that plus so much times the residual factor."""
+        tiles = product.tiles_of(weight)
+        if weight.inputs is not None:
+            x, tiles = quantise_into(self, x, weight), codes_of(weight)
         self.program.add(
             product.linear,
             x=x,
             x_stride=x.shape[1],
             count=count,
             rows=rows,
-            **product.tiles_of(weight),
+            **tiles,
             bias=bias,
             out=out,
             out_stride=out.shape[1],

@@ -9,6 +9,7 @@ import numpy as np
 from tinymoe.core import Array, RouterCard
 from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu import routing
+from tinymoe.kernels.cpu.inputs import codes_of, quantise_into
 from tinymoe.kernels.cpu.residual import combine
 from tinymoe.kernels.cpu.weights import Moe, Shared
 
@@ -28,8 +29,8 @@ def plan_moe(plan: Plan, x: Array, params: Moe, layer: int) -> Array:
     name, width = f"layers.{layer}", plan.width
     normed = plan.norm(x, params.norm, params.norm_bias, f"{name}.moe.norm")
     plan.tap(f"{name}.moe.norm", normed, width)
-    weights, order, offsets = _route(plan, normed, params, name)
-    rows = _experts(plan, normed, params, order, offsets, name)
+    weights, ids, order, offsets = _route(plan, normed, params, name)
+    rows = _experts(plan, normed, params, ids, order, offsets, name)
     shared, gate = _shared(plan, normed, params.shared, name)
     out = plan.sum_of(name, "out")
     routed, part = plan.part_of(f"{name}.moe.routed"), plan.part_of(f"{name}.moe.out")
@@ -82,8 +83,8 @@ def route_arguments(card: RouterCard) -> dict[str, Any]:
     }
 
 
-def _route(plan: Plan, normed: Array, params: Moe, name: str) -> tuple[Array, Array, Array]:
-    """Logits and the five steps: weights (T, K), and the slots in expert order."""
+def _route(plan: Plan, normed: Array, params: Moe, name: str) -> tuple[Array, ...]:
+    """Logits and the five steps: weights and ids (T, K), and the slots in expert order."""
     card, buffers, tokens = plan.config.router, plan.buffers, plan.buffers.tokens
     experts, top_k = card.experts, card.top_k
     logits = buffers.rows(f"{name}/logits", experts)
@@ -125,13 +126,17 @@ def _route(plan: Plan, normed: Array, params: Moe, name: str) -> tuple[Array, Ar
     for field, values in (("ids", ids), ("weights", weights)):
         plan.tap(f"{name}.router.{field}", values.reshape(tokens, top_k), top_k)
     plan.tap(f"{name}.router.margin", margins.reshape(tokens, 1), 1, ())
-    return weights, order, offsets
+    return weights, ids, order, offsets
 
 
 def _experts(
-    plan: Plan, normed: Array, params: Moe, order: Array, offsets: Array, name: str
+    plan: Plan, x: Array, params: Moe, ids: Array, order: Array, offsets: Array, name: str
 ) -> Array:
-    """Each token's K experts: (T*K, H), by slot."""
+    """Each token's K experts: (T*K, H), by slot.
+
+    Inputs that are quantised are so once for all experts of a token, or, where each expert has a
+    scale of its own, once for each; what is between the two products once for each slot.
+    """
     card, top_k = plan.config.experts, plan.config.router.top_k
     hidden = plan.buffers.rows("experts_hidden", params.down.columns, top_k)
     rows = plan.buffers.rows(f"{name}/expert_out", plan.width, top_k)
@@ -144,24 +149,33 @@ def _experts(
         "alpha": float(card.clamp_alpha or 0),
         "rounding": plan.rounding,
     }
+    tiles, chosen = product.tiles_of(params.gate_up), top_k
+    if params.gate_up.inputs is not None:
+        tiles, own = codes_of(params.gate_up), len(params.gate_up.inputs.divisors) > 1
+        several, chosen = (top_k, 0) if own else (1, top_k)
+        x = quantise_into(plan, x, params.gate_up, per_token=several, shared=several, ids=ids)
     plan.program.add(
         product.experts,
-        x=normed,
-        x_stride=normed.shape[1],
-        top_k=top_k,
-        **product.tiles_of(params.gate_up),
+        x=x,
+        x_stride=x.shape[1],
+        top_k=chosen,
+        **tiles,
         bias=params.gate_up_bias,
         out=hidden,
         out_stride=hidden.shape[1],
         kind=product.CLAMPED if clamped else product.SWIGLU,
         **common,
     )
+    x, tiles = hidden, product.tiles_of(params.down)
+    if params.down.inputs is not None:
+        tiles = codes_of(params.down)
+        x = quantise_into(plan, hidden, params.down, per_token=top_k, ids=ids)
     plan.program.add(
         product.experts,
-        x=hidden,
-        x_stride=hidden.shape[1],
+        x=x,
+        x_stride=x.shape[1],
         top_k=0,
-        **product.tiles_of(params.down),
+        **tiles,
         bias=params.down_bias,
         out=rows,
         out_stride=rows.shape[1],

@@ -63,7 +63,7 @@ class DeviceStep:
         logits: Array = back(forward(weights, config, placed, pages, numerics, ops, look))
         return logits
 
-    def covers(self, config: ModelConfig, numerics: Numerics) -> bool:
+    def covers(self, config: ModelConfig, numerics: Numerics, params: Params | None = None) -> bool:
         """No: layers run op by op, from weights as they are read into memory."""
         return False
 

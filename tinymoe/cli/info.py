@@ -113,7 +113,8 @@ def _whole_step(backend: str, config: ModelConfig) -> dict[str, str]:
     reason = uncovered(config, NUMERICS["fp32"])
     if reason is not None:
         return {"the whole step": f"op by op, as below: no kernels for {reason}"}
-    return {"the whole step": "numba: one compiled call (fp32, bf16); below, op by op otherwise"}
+    said = "numba: one compiled call (fp32, bf16, checkpoint unless inputs are FP8)"
+    return {"the whole step": f"{said}; below, op by op otherwise"}
 
 
 def _held(backend: str, checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Two forms of the same work. `engine_run` times `Engine.step`: scheduling, the model, greedy
 sampling. `model_run` repeats its very batches, token by token, and times `forward` alone. Their
-difference is what the engine adds, less what it saves where logits need not be written. Lengths are fixed: the end-of-sequence id ends nothing.
+difference is what the engine adds, less what it saves where logits need not be written. Lengths
+are fixed: the end-of-sequence id ends nothing.
 """
 
 from __future__ import annotations

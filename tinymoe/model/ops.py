@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 class Step(Protocol):
     """All layers at once, from an implementation that has them compiled into one."""
 
-    def covers(self, config: ModelConfig, numerics: Numerics) -> bool:
-        """Whether all of a model is; if not, its layers run op by op."""
+    def covers(self, config: ModelConfig, numerics: Numerics, params: Params | None = None) -> bool:
+        """Whether all of a model is; if not, its layers run op by op.
+
+        params: its matrices, read or not; None: as if no product's input were quantised.
+        """
         ...
 
     def prepare(
