@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import types
 
 from tinymoe.core import Array, Batch
-from tinymoe.kernels.cpu.simd import i64_at
+from tinymoe.kernels.cpu.kernel import inlined
+from tinymoe.kernels.cpu.simd import _op
 
 # words of the header
 TOKENS = 0  # T
@@ -35,19 +37,22 @@ def aligned(words: int, dtype: Any = np.float32) -> Array:
     return buffer[start : start + size].view(dtype)
 
 
-@njit(inline="always")
-def word(batch, number):
-    """A word of the header at address `batch`."""
-    return i64_at(batch + 8 * number)
+def _word(builder: Any, batch: Any, number: Any) -> Any:
+    size, pointer = ir.IntType(64)(8), ir.IntType(64).as_pointer()
+    address = builder.add(batch, builder.mul(number, size))
+    return builder.load(builder.inttoptr(address, pointer), align=8)
 
 
-@njit(inline="always")
+word = _op(types.int64, (types.int64,) * 2, _word, "A word of the header at address `batch`.")
+
+
+@inlined
 def own(batch, thread):
     """Address of a thread's own memory."""
     return word(batch, OWN) + thread * word(batch, OWN_BYTES)
 
 
-@njit(inline="always")
+@inlined
 def share(count, thread, threads):
     """(first, last + 1) of a thread's part of `count` things: equal to one, in order."""
     return count * thread // threads, count * (thread + 1) // threads

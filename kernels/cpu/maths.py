@@ -10,9 +10,7 @@ Cody and Waite 1980, "Software Manual for the Elementary Functions", chapter 6.
 
 from __future__ import annotations
 
-from numba import njit
-
-from tinymoe.kernels.cpu.kernel import part
+from tinymoe.kernels.cpu.kernel import inlined, part
 from tinymoe.kernels.cpu.simd import (
     absolute,
     as_f32,
@@ -38,7 +36,7 @@ MAGIC = 12582912.0
 MAGIC_BITS = 0x4B400000
 
 
-@njit(inline="always")
+@inlined
 def exp(x):
     """e^x of 16 float32, within 1 unit in the last place (of 2^-149 where that is subnormal).
 
@@ -66,20 +64,20 @@ def exp(x):
     return p * _two_to(half) * _two_to(power - half)
 
 
-@njit(inline="always")
+@inlined
 def _two_to(power):
     """2^power for whole numbers from -126 to 127: the exponent's bits."""
     return as_f32(left(power + splat_i32(127), 23))
 
 
-@njit(inline="always")
+@inlined
 def sigmoid(x):
     """1 / (1 + e^-x), by the half that does not overflow, as the definition has it."""
     power = exp(splat(0.0) - absolute(x))
     return pick(x, splat(0.0), power, splat(1.0)) / (splat(1.0) + power)
 
 
-@njit(inline="always")
+@inlined
 def silu(x):
     """x / (1 + e^-x), as the definition has it: -0 where e^-x is infinite, NaN at -inf."""
     return x / (splat(1.0) + exp(splat(0.0) - x))

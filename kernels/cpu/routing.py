@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from tinymoe.kernels.cpu.batch import TOKENS, own, share, word
-from tinymoe.kernels.cpu.kernel import arguments, kernel
+from tinymoe.kernels.cpu.kernel import arguments, inlined, kernel, part
 from tinymoe.kernels.cpu.maths import exp, sigmoid
 from tinymoe.kernels.cpu.simd import (
     f32_at,
@@ -35,13 +33,13 @@ def own_words(experts: int, top_k: int) -> int:
     return 4 * (experts + 64) + 4 * (top_k + 16)
 
 
-@njit(inline="always")
+@inlined
 def _above(a, b):
     """a is chosen before b, its index being the higher one: NaN is below every number."""
     return a > b or (b != b and a == a)
 
 
-@njit
+@part
 def _softmax(logits, out, count):
     """The row's maximum off first; the sum by ascending index."""
     top = f32_at(logits)
@@ -58,7 +56,7 @@ def _softmax(logits, out, count):
         put_f32(out + 4 * e, f32_at(out + 4 * e) / total)
 
 
-@njit
+@part
 def _best(values, marks, count):
     """The index of the largest that is not marked, the lowest of equals; -1 if all are."""
     best = -1
@@ -70,7 +68,7 @@ def _best(values, marks, count):
     return best
 
 
-@njit
+@part
 def _drop_groups(choice, experts, groups, kept, rule, masked, ratings, marks):
     """Experts of all but the `kept` best groups get `masked`; NaN stays (vllm#39288)."""
     size = experts // groups
@@ -94,7 +92,7 @@ def _drop_groups(choice, experts, groups, kept, rule, masked, ratings, marks):
                     put_f32(choice + 4 * e, masked)
 
 
-@njit
+@part
 def _by_weight(ids, weights, count):
     """Largest weight first, equal ones by ascending id, as which they come in."""
     for done in range(1, count):
@@ -108,7 +106,7 @@ def _by_weight(ids, weights, count):
         put_f32(weights + 4 * place, weight)
 
 
-@njit
+@part
 def _sort(ids, count, experts, order, offsets):
     """Slots by expert, a stable counting sort: order (count,), offsets (E + 1,)."""
     for e in range(experts + 1):
@@ -195,7 +193,7 @@ def route(args: Any, batch: Any, thread: Any, threads: Any) -> None:
         _sort(ids, tokens * top_k, experts, order, offsets)
 
 
-@njit
+@part
 def _weigh(raw, out, count, total, renormalise, epsilon, floor, scale):
     """Renorm and scale, each a rounding of its own: raw (K,) to out (K,)."""
     if epsilon != 0.0:
@@ -215,7 +213,7 @@ def _weigh(raw, out, count, total, renormalise, epsilon, floor, scale):
         put_f32(out + 4 * k, value)
 
 
-@njit(inline="always")
+@inlined
 def _as_f32(place, value):
     """A float64 rounded to float32, by way of memory."""
     put_f32(place, value)

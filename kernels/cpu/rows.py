@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from numba import njit
-
+from tinymoe.kernels.cpu.kernel import inlined
 from tinymoe.kernels.cpu.simd import load, load_part, store, store_part, to_bf16
 
 
-@njit(inline="always")
+@inlined
 def piece(address, left):
     """16 float32, or as many as are `left` of the row and then zeros."""
     return load(address) if left >= 16 else load_part(address, left)
 
 
-@njit(inline="always")
+@inlined
 def put_piece(address, v, left):
     """Write 16 float32, or as many as are `left` of the row."""
     if left >= 16:
@@ -22,7 +21,7 @@ def put_piece(address, v, left):
         store_part(address, v, left)
 
 
-@njit(inline="always")
+@inlined
 def kept(v, rounding):
     """Rounded to storage: to BF16 if `rounding`."""
     if rounding:

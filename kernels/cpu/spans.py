@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
 
-from tinymoe.kernels.cpu.kernel import _caller, helper, part
+from tinymoe.kernels.cpu.kernel import _caller, helper, inlined, part
 from tinymoe.kernels.cpu.maths import exp, exp_one
 from tinymoe.kernels.cpu.rows import kept, put_piece
 from tinymoe.kernels.cpu.simd import (
@@ -42,7 +41,7 @@ lane = _op(
 )
 
 
-@njit(inline="always")
+@inlined
 def offset(m):
     """What comes off scores whose largest is m: -inf - -inf would be NaN."""
     return m if m != NOTHING else np.float32(0.0)
