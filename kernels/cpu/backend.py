@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from tinymoe.core import Array, Batch, ModelConfig, Numerics, PagedKeysValues, Tap
-from tinymoe.kernels.cpu import kernel
 from tinymoe.kernels.cpu.inputs import uncovered_inputs
 from tinymoe.kernels.cpu.lay_out import Packer, weights_of
 from tinymoe.kernels.cpu.ops import CpuOps
 from tinymoe.kernels.cpu.pack import pack
+from tinymoe.kernels.cpu.ready import compile_all
 from tinymoe.kernels.cpu.repack_cache import RepackCache
 from tinymoe.kernels.cpu.step import Step, uncovered
 from tinymoe.kernels.cpu.team import Team
@@ -74,8 +74,12 @@ class CompiledStep:
         if self._params is params or not self.covers(config, numerics, params):
             return
 
+        def compiled(done: int, kernels: int) -> None:
+            if report is not None:
+                report("compiling kernels, once", done, kernels)
+
         self._step = Step(self._weights(params, report), self.team)
-        self._step.compile(config, numerics)
+        compile_all(self._step.kernels(config, numerics), compiled)
         self._params = params
 
     def _weights(self, params: Params, report: Report | None) -> Weights:
@@ -143,8 +147,3 @@ def numba_ops(
     """The ops of this backend, for one model: `step` holds its weights."""
     step = CompiledStep(threads, packer, repack_cache)
     return replace(step.members, step=step)
-
-
-def on_compile(report: Callable[[str], None] | None) -> None:
-    """Be told the name of each kernel that has to be compiled, as it begins."""
-    kernel.told = report

@@ -16,7 +16,7 @@ APART = ("ready", "every", "quantise_nvfp4", "quantise_mxfp4", "quantise_fp8", "
 
 
 def every_kernel() -> Iterator[Kernel]:
-    """Each once, those of a plain step first."""
+    """Each once."""
     seen: set[int] = set()
     for name in FORMATS:
         yield multiply(name)

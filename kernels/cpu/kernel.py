@@ -10,100 +10,65 @@ import ctypes
 import hashlib
 import inspect
 from collections.abc import Callable
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
-from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
-from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
+from tinymoe.kernels.cpu import disk
+from tinymoe.kernels.cpu.link import put_in_memory
+
 WORD = ir.IntType(64)
-told: Callable[[str], None] | None = None  # given the name of each kernel that is compiled
-
-
-@cache
-def source_digest() -> str:
-    """Of all kernels' source. Numba's own cache looks at one file and misses what it imports."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-class _Files(IndexDataCacheFile):
-    """A file for each entry, named after its key.
-
-    Numba numbers the files, and keeps in another which number is whose. Of two processes that save
-    two formats' products at once both may take number 1, and then one is given the other's code.
-    """
-
-    def _entry(self, key: Any) -> str:
-        digest = hashlib.sha256(repr((key, self._source_stamp)).encode()).hexdigest()
-        name: str = self._index_name.removesuffix("nbi")
-        return f"{name}{digest[:24]}.nbc"
-
-    def save(self, key: Any, data: Any) -> None:
-        self._save_data(self._entry(key), data)  # written aside, then renamed: whole or not there
-
-    def load(self, key: Any) -> Any:
-        try:
-            return self._load_data(self._entry(key))
-        except OSError:
-            return None
-
-
-class _Cache(FunctionCache):
-    """Numba's cache on disk, whose entries end with any change of any kernel."""
-
-    def __init__(self, function: Callable[..., None]) -> None:
-        super().__init__(function)
-        self._cache_file = _Files(
-            self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
-        )
-
-    def _index_key(self, sig: Any, codegen: Any) -> Any:
-        # not Numba's own, which holds a hash of the closure: a kernel that is made by a function
-        # has intrinsics in it, whose names are new in each process
-        return sig, codegen.magic_tuple(), self._py_func.__name__, source_digest()
+HERE = "tinymoe.kernels.cpu."
 
 
 class Kernel:
-    """A function of `arity` whole numbers, in machine code.
-
-    `compiled` is where it was compiled: by us just now ("fresh") or earlier ("cache").
-    """
+    """A function of `arity` whole numbers, in machine code."""
 
     def __init__(self, function: Callable[..., None], fields: tuple[str, ...], arity: int) -> None:
         self.function, self.fields, self.arity = function, fields, arity
         self.name = function.__name__
         self.__doc__ = function.__doc__
-        self._made: Any = None
+        self._address = 0
         self._callable: Any = None
 
     @property
     def ready(self) -> bool:
-        """Compiled in this process."""
-        return self._made is not None
+        """It need not be compiled any more: it is in memory or on disk."""
+        return bool(self._address) or disk.has(self.file)
 
     @property
     def address(self) -> int:
-        """Of the machine code; compiles or reads the cache at first."""
-        if self._made is None:
-            signature = types.void(*[types.int64] * self.arity)
-            options = {"error_model": "numpy", "nopython": True}
-            made: Any = CFunc(self.function, (signature.args, signature.return_type), {}, options)
-            try:
-                made._cache = _Cache(self.function)
-            except RuntimeError:  # no folder to write to: compile every time
-                made._cache = NullCache()
-            if told is not None:
-                told(self.name)
-            made.compile()
-            self._made = made
-        return int(self._made.address)
+        """Of the machine code, which is taken from the disk, or else compiled, at first."""
+        if not self._address:
+            code = disk.load(self.file) or self.compile()
+            self._address = put_in_memory(code, self.symbol)
+        return self._address
+
+    def compile(self) -> bytes:
+        """Machine code, new; and kept on disk, where that can be."""
+        from tinymoe.kernels.cpu.compile import machine_code
+
+        code = machine_code(self.function, self.arity, self.symbol)
+        disk.store(self.file, code)
+        return code
+
+    @property
+    def symbol(self) -> str:
+        """What the function is called in its object file."""
+        return f"tinymoe_{self.name}"
+
+    @cached_property
+    def file(self) -> str:
+        """Its name on disk. `disk.key` knows the sources here; others are part of the name."""
+        module = self.function.__module__
+        if module.startswith(HERE):
+            return f"{module.removeprefix(HERE)}.{self.name}"
+        source = Path(self.function.__code__.co_filename).read_bytes()
+        return f"{module}.{self.name}-{hashlib.sha256(source).hexdigest()[:24]}"
 
     def __call__(self, *numbers: int) -> None:
         """Call it from Python; other Python threads run meanwhile."""

@@ -190,7 +190,7 @@ class CpuOps:
             "out": out,
             "out_stride": heads * value_dim,
             "rounding": numerics.storage == "bfloat16",
-            "records": aligned(room * int(row_bytes.py_func(value_dim)) // 4),
+            "records": aligned(room * int(row_bytes(value_dim)) // 4),
             "room": room,
             **kernels.HELPERS,
         }

@@ -197,7 +197,7 @@ def look_back(
     mix = plan.buffers.rows(f"layers.{layer}/mix", at.heads * at.value_dim)
     context = at.keys.shape[0] * at.keys.shape[1]
     rows = looking.record_rows(plan.threads, at.heads, at.kv_heads, context)
-    records = plan.buffers.numbers("records", rows * row_bytes.py_func(at.value_dim) // 8)
+    records = plan.buffers.numbers("records", rows * row_bytes(at.value_dim) // 8)
     common: dict[str, Any] = {
         "q": q, "q_stride": q.strides[0] // 4, "heads": at.heads, "kv_heads": at.kv_heads,
         "dim": at.dim, "value_dim": at.value_dim,

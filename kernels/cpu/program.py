@@ -20,34 +20,52 @@ class Program:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self._kept: list[Any] = []
-        self._code: list[tuple[int, int]] = []
+        self._added: list[tuple[Kernel, dict[str, Any]]] = []
+        self._kept: list[Array] = []
         self._array: Array | None = None
 
     def add(self, kernel: Kernel, **named: Any) -> None:
-        """One more instruction."""
+        """One more instruction. Nothing is compiled yet."""
         if set(named) != set(kernel.fields):
             raise TypeError(
                 f"{kernel.name} takes {', '.join(kernel.fields)}; got {', '.join(named)}"
             )
-        words = np.array([_word(named[field]) for field in kernel.fields], np.int64)
-        self._kept += [words, named]
-        self._code.append((kernel.address, words.ctypes.data))
+        self._added.append((kernel, named))
         self.names.append(kernel.name)
         self._array = None
 
     def without_last(self) -> Program:
         """All instructions but the last, to be followed by others."""
         other = Program()
-        other.names, other._code = self.names[:-1], self._code[:-1]
-        other._kept = [self._kept]
+        other.names, other._added = self.names[:-1], self._added[:-1]
         return other
 
     @property
+    def kernels(self) -> list[Kernel]:
+        """All that it calls, and those that they call, each once, in order."""
+        called = (
+            each
+            for kernel, named in self._added
+            for each in (kernel, *named.values())
+            if isinstance(each, Kernel)
+        )
+        return list(dict.fromkeys(called))
+
+    @property
     def code(self) -> Array:
-        """(instructions, 2) int64, for `Team.run`."""
+        """(instructions, 2) int64, for `Team.run`: now every kernel is needed."""
         if self._array is None:
-            self._array = np.array(self._code, np.int64).reshape(-1, 2)
+            self._kept = [
+                np.array([_word(named[field]) for field in kernel.fields], np.int64)
+                for kernel, named in self._added
+            ]
+            self._array = np.array(
+                [
+                    (kernel.address, words.ctypes.data)
+                    for (kernel, _), words in zip(self._added, self._kept, strict=True)
+                ],
+                np.int64,
+            ).reshape(-1, 2)
         return self._array
 
 

@@ -19,10 +19,12 @@ from tinymoe.core import (
     Tap,
 )
 from tinymoe.kernels.cpu.batch import Header, aligned
+from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.plan import Plan
 from tinymoe.kernels.cpu.plan_attention import fill_tables
 from tinymoe.kernels.cpu.program import Program
 from tinymoe.kernels.cpu.team import Team
+from tinymoe.kernels.cpu.threads import announce, follow, lead
 from tinymoe.kernels.cpu.weights import Weights
 from tinymoe.model.transformer import no_tap
 
@@ -98,10 +100,12 @@ class Step:
         memory, threads = self._memory(plan), self.team.threads
         return Header(batch, len(config.cache_groups), cache.page_size, memory, threads)
 
-    def compile(self, config: ModelConfig, numerics: Numerics) -> None:
-        """Compile what a step of this model needs, by planning one."""
+    def kernels(self, config: ModelConfig, numerics: Numerics) -> list[Kernel]:
+        """What a step of this model needs, found by planning one."""
         cache = PagedCache.for_model(config, numerics, 1)
-        self._plan(config, numerics, cache, 1, traced=False)
+        plan = self._plan(config, numerics, cache, 1, traced=False)
+        called = [*plan.program.kernels, *plan.greedy.kernels, announce, lead, follow]
+        return list(dict.fromkeys(called))
 
     def _run(self, program: Program, batch: int) -> None:
         """The whole program; while it is being profiled, one instruction after another."""

@@ -8,35 +8,20 @@ looks for new work for a little while, then goes to sleep until it is woken.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinymoe.kernels.cpu.kernel import call_kernel, helper
+from tinymoe.kernels.cpu.link import YIELD
 from tinymoe.kernels.cpu.simd import i64_at, put_i64
 
 SPINS = 2_000  # looks before the CPU is given away
 LINGER = 4_000  # looks, each giving the CPU away, before a thread without work goes to sleep
 WORD = ir.IntType(64)
-
-
-def _native_yield() -> None:
-    """Make `tinymoe_yield` a symbol that compiled code can call: give the CPU to who wants it."""
-    if sys.platform == "win32":
-        library = ctypes.WinDLL("kernel32")
-        function = library.SwitchToThread
-    else:
-        function = ctypes.CDLL(None).sched_yield
-    address = ctypes.cast(function, ctypes.c_void_p).value
-    binding.add_symbol("tinymoe_yield", address)
-
-
-_native_yield()
 
 
 @intrinsic
@@ -45,7 +30,7 @@ def give_way(typingctx: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kind = ir.FunctionType(ir.IntType(32), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "tinymoe_yield"), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, YIELD), [])
         return context.get_dummy_value()
 
     return types.void(), codegen

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tinymoe.cli import progress
@@ -69,31 +66,11 @@ def _fits(model: Any, numerics: str, positions: int | None) -> bool:
     return free is None or stored < ROOM * free
 
 
-@contextmanager
-def told() -> Iterator[None]:
-    """Say on stderr what takes long before the first token: kernels being compiled."""
-    from tinymoe.kernels.cpu.backend import on_compile
-
-    begin, said = time.perf_counter(), False
-
-    def report(name: str) -> None:
-        nonlocal said
-        if not said and time.perf_counter() - begin > progress.SILENT:
-            _say(f"compiling kernels, once ({name} ...)")
-            said = True
-
-    on_compile(report)
-    try:
-        yield
-    finally:
-        on_compile(None)
-
-
 def make_ready(model: Model, backend: str) -> None:
-    """Lay out the weights for the compiled kernels, with a word if that takes long."""
+    """Compile and lay out what the backend needs, with a word on stderr if that takes long."""
     if backend != "numba":
         return
-    with told(), progress.when_long() as report:
+    with progress.when_long() as report:
         model.prepare(report)
     cache: Any = getattr(model.ops.step, "repack_cache", None)
     if cache is not None and cache.said:

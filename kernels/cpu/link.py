@@ -1,0 +1,46 @@
+"""Machine code into this process's memory: LLVM's loader alone, no compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import cache
+from typing import Any
+
+from llvmlite import binding
+
+YIELD = "tinymoe_yield"  # int32 of nothing: give the CPU to who wants it
+OUTSIDE = (YIELD,)  # functions that kernels call and this process has, beside the C library's
+
+_kept: list[Any] = []  # code is there for as long as its engine is
+
+
+def put_in_memory(code: bytes, symbol: str) -> int:
+    """The address of a function that an object file defines.
+
+    Each file gets an engine of its own: Numba numbers the functions inside, from 1 in every
+    process, so that two files may use one name for two functions.
+    """
+    engine = binding.create_mcjit_compiler(
+        binding.parse_assembly(""), target().create_target_machine(jit=True)
+    )
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    address: int = engine.get_function_address(symbol)
+    if not address:
+        raise RuntimeError(f"the machine code of {symbol} does not define it: delete the cache")
+    _kept.append(engine)
+    return address
+
+
+@cache
+def target() -> Any:
+    """What LLVM calls this machine; from now on it knows what kernels call."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    if sys.platform == "win32":
+        function = ctypes.WinDLL("kernel32").SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    binding.add_symbol(YIELD, ctypes.cast(function, ctypes.c_void_p).value)
+    return binding.Target.from_default_triple()
