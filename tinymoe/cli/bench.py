@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinymoe.cli import bench_compare, options, report
+from tinymoe.cli import backends, bench_compare, options, report
 from tinymoe.core import TinymoeError
 
 WORK, COMPARE = "Work", "Beside others, and how cost grows"
@@ -98,8 +98,13 @@ def bench(
     ] = None,
     backend: Annotated[
         str,
-        typer.Option(metavar="numpy", help="What computes our steps.", rich_help_panel=WORK),
-    ] = "numpy",
+        typer.Option(
+            metavar="auto|numba|numpy",
+            help="What computes our steps. auto: numba, which holds weights as the checkpoint "
+            "stores them, where its kernels cover the model and the numerics; else numpy.",
+            rich_help_panel=WORK,
+        ),
+    ] = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
@@ -167,6 +172,7 @@ def bench(
     python -m tinymoe bench --shape small --sweep batch --picture batch.png
     """
     with report.outcome(as_json):
+        backend = _backend(backend, model, shape, numerics)
         if formats is not None or peer or sweep is not None:
             wanted = bench_compare.Wanted(
                 model=model, shape=shape, formats=formats, peers=peer or (), backend=backend,
@@ -208,6 +214,17 @@ def bench(
             report.print_json(found)
         else:
             _show(found)
+
+
+def _backend(backend: str, model: Path | None, shape: str | None, numerics: str) -> str:
+    """What `auto` means: kernels are waited for, since what is measured shall be what is used."""
+    if backend != backends.AUTO:
+        return backend
+    from tinymoe.measure.setup import Settings, compiled_kernels_cover, model_config
+
+    folder = None if model is None else str(model)
+    config = model_config(Settings(model=folder, shape=shape))
+    return "numba" if compiled_kernels_cover(config, numerics) else "numpy"
 
 
 def _compare(wanted: bench_compare.Wanted, as_json: bool) -> None:

@@ -75,7 +75,7 @@ def bench(
     report["memory"] = peak_memory(settings) if settings.memory else {"skipped": "--no-memory"}
     progress("drawing the model" if settings.shape else "reading the model", 0.3)
     subject = make_subject(settings)
-    report["model"]["weight_bytes"] = weight_bytes(subject.params)
+    report["model"]["weight_bytes"] = weight_bytes(subject.params, report["model"]["weights"])
     stations, bandwidth = run_rounds(settings, subject, clock, progress)
     report["machine"]["process_threads"] = machine.process_threads()
     report["machine"]["load_average_1min_after"] = machine.load_average()
@@ -84,7 +84,8 @@ def bench(
         "bytes_per_s": {**summary(bandwidth), "best": best},
         "array_bytes": machine.probe_bytes(),
     }
-    report["cases"] = [case_report(subject, station, best) for station in stations]
+    form = report["model"]["weights"]
+    report["cases"] = [case_report(subject, station, best, form) for station in stations]
     report["warnings"] = warnings(report)
     report["definitions"] = {name: asdict_of(d) for name, d in DEFINITIONS.items()}
     progress("done", 1.0)
@@ -145,15 +146,17 @@ def _station(settings: Settings, subject: Subject, case: Case, clock: Clock) -> 
     return Station(case, engine, prompts, outputs, touched, [], [])
 
 
-def case_report(subject: Subject, station: Station, best_bandwidth: float) -> dict[str, Any]:
-    """All numbers of one batch size."""
+def case_report(
+    subject: Subject, station: Station, best_bandwidth: float, form: str
+) -> dict[str, Any]:
+    """All numbers of one batch size, of a model whose matrices are held in a format."""
     case = station.case
     B, steps = case.batch, case.tokens - 1
     by_model = _rates(case, station.model_times)
     by_engine = _rates(case, station.engine_times)
     gaps = [gap for timing in station.engine_times for gap in timing.steps]
     step = percentile([sum(timing.steps) / steps for timing in station.model_times], 50)
-    read = step_bytes(subject, case, station.touched)
+    read = step_bytes(subject, case, station.touched, form)
     implied = read["total"] / step
     return {
         "batch": B,

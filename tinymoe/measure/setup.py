@@ -10,12 +10,13 @@ from typing import Any
 from tinymoe.api import pick_numerics, shipped_model
 from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import ModelConfig, TinymoeError
-from tinymoe.families import read_config
+from tinymoe.families import read_config, stored_matrices
 from tinymoe.kernels import ops
 from tinymoe.measure.build import Source, build, check_blas_threads
 from tinymoe.measure.machine import free_memory, probe_bytes
 from tinymoe.measure.runs import Case, Subject
 from tinymoe.measure.shapes import kv_values, parameters, pick_shape
+from tinymoe.measure.stored import FORMS
 
 PROGRAM_BYTES = 300e6  # the interpreter, its libraries, activations
 SPARE = 1.1  # times the weights and the cache: temporaries while weights are read or drawn
@@ -50,6 +51,31 @@ class Settings:
         if self.shape is not None:
             return None
         return Path(self.model) if self.model is not None else shipped_model()
+
+
+def compiled_kernels_cover(config: ModelConfig, numerics: str) -> bool:
+    """The backend numba computes all of a model: then it is the one to measure."""
+    from tinymoe.kernels.cpu.step import uncovered
+
+    return uncovered(config, pick_numerics(numerics)) is None
+
+
+def form_of(settings: Settings) -> str:
+    """The format that matrices are held in: float32, or in tiles what the checkpoint stores.
+
+    A checkpoint of several formats counts as that of which it has most bytes.
+    """
+    if settings.backend != "numba" or settings.folder is None:
+        return "fp32"
+    checkpoint = Checkpoint.open(settings.folder)
+    config = read_config(checkpoint.config)
+    if not compiled_kernels_cover(config, settings.numerics):
+        return "fp32"  # op by op, on float32 weights
+    from tinymoe.kernels.cpu.held import held
+
+    found = held(stored_matrices(checkpoint, config, pick_numerics(settings.numerics)))
+    most = max(found, key=lambda form: found[form].nbytes)
+    return most if most in FORMS else "fp32"
 
 
 def check(settings: Settings) -> ModelConfig:
@@ -114,9 +140,10 @@ def check_memory(settings: Settings, config: ModelConfig) -> None:
 
 
 def make_subject(settings: Settings) -> Subject:
-    """Read the model, or draw it, its weights as they are."""
+    """Read the model, or draw it, its weights in the format of `form_of`."""
     source = Source(shape=settings.shape, folder=settings.folder, seed=settings.seed)
-    return build(source, "fp32", settings.backend, settings.threads, settings.numerics).subject
+    threads, numerics = settings.threads, settings.numerics
+    return build(source, form_of(settings), settings.backend, threads, numerics).subject
 
 
 def describe_model(settings: Settings, config: ModelConfig) -> dict[str, Any]:
@@ -140,6 +167,7 @@ def describe_model(settings: Settings, config: ModelConfig) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "numerics": settings.numerics,
         "backend": settings.backend,
+        "weights": form_of(settings),
     }
 
 
