@@ -143,12 +143,14 @@ def _steps(part: object) -> Iterator[Mapping[str, Any]]:
 
 def _is_plain_step(step: Mapping[str, Any]) -> bool:
     pattern = step.get("pattern")
-    if isinstance(pattern, dict) and "Regex" in pattern and pattern["Regex"] not in KNOWN:
+    regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+    if regex is not None and not (isinstance(regex, str) and regex in KNOWN):
         return False
     text = (step.get(name, "") for name in ("content", "prepend", "replacement"))
     short = all(isinstance(part, str) and len(part) <= _MOST_TEXT for part in text)
     empty = isinstance(pattern, dict) and pattern.get("String") == ""  # matches everywhere
-    return step.get("type") in _PLAIN_STEPS and short and not empty
+    kind = step.get("type")
+    return isinstance(kind, str) and kind in _PLAIN_STEPS and short and not empty
 
 
 class Local:

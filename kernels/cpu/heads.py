@@ -1,4 +1,4 @@
-"""Small things between a projection and attention: clip, temperature, and the way into pages."""
+"""Small things between a projection and attention: a clip, and the way into pages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from tinymoe.kernels.cpu.batch import SLOTS, TOKENS, share, word
 from tinymoe.kernels.cpu.kernel import arguments, kernel
-from tinymoe.kernels.cpu.rows import kept, piece, put_piece
-from tinymoe.kernels.cpu.simd import f32_at, f64_of, i64_at, pick, splat
+from tinymoe.kernels.cpu.rows import piece, put_piece
+from tinymoe.kernels.cpu.simd import f64_of, i64_at, pick, splat
 
 
 @kernel("x x_stride width limit")
@@ -22,21 +22,6 @@ def clip(args: Any, batch: Any, thread: Any, threads: Any) -> None:
             v = piece(at, width - k)
             v = pick(v, low, low, pick(high, v, high, v))  # NaN is neither below nor above
             put_piece(at, v, width - k)
-
-
-@kernel("x x_stride width factors rounding")
-def warm(args: Any, batch: Any, thread: Any, threads: Any) -> None:
-    """Each token's row of x times the token's factor, in place: queries with a temperature.
-
-    `factors`: a word, the address of (T,) float32, which may change from step to step.
-    """
-    x, x_stride, width, factors, rounding = arguments(args, 5)
-    first, last = share(word(batch, TOKENS), thread, threads)
-    for t in range(first, last):
-        factor = splat(f32_at(i64_at(factors) + 4 * t))
-        for k in range(0, width, 16):
-            at = x + 4 * (t * x_stride + k)
-            put_piece(at, kept(piece(at, width - k) * factor, rounding), width - k)
 
 
 @kernel("x x_stride x_head heads width pages position_stride head_stride group")

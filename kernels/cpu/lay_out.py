@@ -119,7 +119,6 @@ def weights_of(
         embed=embed.result(),
         layers=[(attention.result(), ffn.result()) for attention, ffn in layers],
         final_norm=_needed(vector(params.final_norm)),
-        final_norm_bias=vector(params.final_norm_bias),
         head=head.result(),
         head_bias=bias_of(params.head_bias),
     )
@@ -165,7 +164,6 @@ def _ffn(layer: LayerParams, tiles: Tiles) -> Moe | Dense:
 def _attention(params: AttentionParams, tiles: Tiles) -> Attention:
     return Attention(
         norm=_needed(vector(params.norm)),
-        norm_bias=vector(params.norm_bias),
         qkv=tiles("qkv", params.qkv),
         qkv_bias=bias_of(params.qkv_bias),
         qk_norm=vector(params.qk_norm),
@@ -209,7 +207,6 @@ def _latent(params: LatentParams, tiles: Tiles) -> Latent:
 def _moe(params: MoeParams, tiles: Tiles) -> Moe:
     return Moe(
         norm=_needed(vector(params.norm)),
-        norm_bias=vector(params.norm_bias),
         router=tiles("router", params.router, packer=pack),
         router_bias=bias_of(params.router_bias),
         selection_bias=vector(params.selection_bias),

@@ -1,4 +1,4 @@
-"""Looking up 32 bytes at once: the one place where a CPU's own instruction is named."""
+"""Looking up 32 bytes at once, by a CPU's own instruction where it has one."""
 
 from __future__ import annotations
 

@@ -43,34 +43,3 @@ def rmsnorm(args: Any, batch: Any, thread: Any, threads: Any) -> None:
                 w = piece(weight + 4 * (part * weight_stride + k), width - k)
                 v = v * w
             put_piece(to + 4 * k, kept(v, rounding), width - k)
-
-
-@kernel("x x_stride count rows width weight bias eps out out_stride rounding")
-def layernorm(args: Any, batch: Any, thread: Any, threads: Any) -> None:
-    """Rows of x: `weight * (x - mean) / sqrt(var + eps) + bias`, float32; out may not be x.
-
-    Both sums 16 lanes apart, each lane left to right, then `total`; one rounding to BF16 at the
-    end if `rounding`. `count`, `rows` as in `rmsnorm`.
-    """
-    (x, x_stride, count, rows, width, weight, bias, eps, out, out_stride, rounding) = arguments(
-        args, 11
-    )
-    first, last = share(word(batch, count), thread, threads)
-    for i in range(first, last):
-        row = i64_at(word(batch, rows) + 8 * i) if rows else i
-        start, to = x + 4 * row * x_stride, out + 4 * i * out_stride
-        sums = splat(0.0)
-        for k in range(0, width, 16):
-            sums = sums + piece(start + 4 * k, width - k)
-        mean = splat(total(sums)) / splat(width)
-        for k in range(0, width, 16):  # written, so that the last piece is read with zeros
-            put_piece(to + 4 * k, piece(start + 4 * k, width - k) - mean, width - k)
-        squares = splat(0.0)
-        for k in range(0, width, 16):
-            v = piece(to + 4 * k, width - k)
-            squares = fma(v, v, squares)
-        root = sqrt(splat(total(squares)) / splat(width) + splat(f64_of(eps)))
-        for k in range(0, width, 16):
-            v = piece(to + 4 * k, width - k) / root
-            v = v * piece(weight + 4 * k, width - k) + piece(bias + 4 * k, width - k)
-            put_piece(to + 4 * k, kept(v, rounding), width - k)

@@ -17,7 +17,7 @@ from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu import routing, top1
 from tinymoe.kernels.cpu.buffers import Buffers
 from tinymoe.kernels.cpu.inputs import codes_of, quantise_into
-from tinymoe.kernels.cpu.norm import layernorm, rmsnorm
+from tinymoe.kernels.cpu.norm import rmsnorm
 from tinymoe.kernels.cpu.pack import Packed
 from tinymoe.kernels.cpu.plan_attention import Turns, own_words, plan_attention
 from tinymoe.kernels.cpu.plan_latent import plan_latent
@@ -81,7 +81,7 @@ class Plan:
         for layer, (attention, ffn) in enumerate(weights.layers):
             x = self.attention(x, attention, layer)
             x = plan_moe(self, x, ffn, layer) if isinstance(ffn, Moe) else self.dense(x, ffn, layer)
-        normed = self.norm(x, weights.final_norm, weights.final_norm_bias, "final_norm")
+        normed = self.norm(x, weights.final_norm, "final_norm")
         self.tap("final_norm", normed, width)
         self._head, self._normed = (weights.head, weights.head_bias), normed
         self.logits = self.buffers.rows("logits", weights.head.pairs * 32)
@@ -131,26 +131,27 @@ class Plan:
 
             self.taps.append((name, view))
 
-    def norm(self, x: Array, weight: Array, bias: Array | None, name: str) -> Array:
-        """The norm of this model's family, of all rows: (T, H)."""
+    def norm(self, x: Array, weight: Array, name: str) -> Array:
+        """RMSNorm of all rows: (T, H)."""
         out = self.buffers.rows(f"{name}/normed", self.width)
-        common = {
-            "x": x, "x_stride": x.shape[1], "count": header.TOKENS, "rows": 0,
-            "width": self.width, "weight": weight, "eps": self.config.rms_norm_eps,
-            "out": out, "out_stride": out.shape[1], "rounding": self.rounding,
-        }  # fmt: skip
-        if self.config.norm == "layer":
-            self.program.add(layernorm, bias=bias, **common)
-        else:
-            self.program.add(
-                rmsnorm,
-                parts=1,
-                part_stride=0,
-                weight_stride=0,
-                out_part_stride=0,
-                rounds_before_weight=self.config.norm_rounds_before_weight,
-                **common,
-            )
+        self.program.add(
+            rmsnorm,
+            x=x,
+            x_stride=x.shape[1],
+            count=header.TOKENS,
+            rows=0,
+            width=self.width,
+            weight=weight,
+            eps=self.config.rms_norm_eps,
+            out=out,
+            out_stride=out.shape[1],
+            rounding=self.rounding,
+            parts=1,
+            part_stride=0,
+            weight_stride=0,
+            out_part_stride=0,
+            rounds_before_weight=self.config.norm_rounds_before_weight,
+        )
         return out
 
     def product(
@@ -199,7 +200,7 @@ class Plan:
     def dense(self, x: Array, params: Dense, layer: int) -> Array:
         """A layer's feed-forward part without experts: x (T, H) -> (T, H)."""
         name, width = f"layers.{layer}", self.width
-        normed = self.norm(x, params.norm, None, f"{name}.mlp.norm")
+        normed = self.norm(x, params.norm, f"{name}.mlp.norm")
         self.tap(f"{name}.mlp.norm", normed, width)
         hidden = self.buffers.rows("hidden", params.down.columns)
         out, part = self.sum_of(name, "out"), self.part_of(f"{name}.mlp.out")

@@ -68,7 +68,7 @@ def plan_attention(plan: Plan, x: Array, params: Attention, layer: int) -> Array
     config, name = plan.config, f"layers.{layer}"
     card, width, dim = plan.attention_card(layer), config.hidden_size, config.head_dim
     heads, kv_heads = config.heads, config.kv_heads
-    normed = plan.norm(x, params.norm, params.norm_bias, f"{name}.attn.norm")
+    normed = plan.norm(x, params.norm, f"{name}.attn.norm")
     plan.tap(f"{name}.attn.norm", normed, width)
     qkv = plan.buffers.rows(f"{name}/qkv", (config.heads + 2 * config.kv_heads) * dim)
     plan.product(normed, params.qkv, qkv, bias=params.qkv_bias)

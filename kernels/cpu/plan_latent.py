@@ -24,7 +24,7 @@ def plan_latent(
     """Norm, project, turn, remember, look back, project, residual: x (T, H) -> (T, H)."""
     config, name = plan.config, f"layers.{layer}"
     width, heads = config.hidden_size, config.heads
-    normed = plan.norm(x, params.norm, None, f"{name}.attn.norm")
+    normed = plan.norm(x, params.norm, f"{name}.attn.norm")
     plan.tap(f"{name}.attn.norm", normed, width)
     q = _queries(plan, normed, params, latent, name)
     down = plan.buffers.rows("down", latent.rank + latent.rope_dim)

@@ -27,7 +27,7 @@ SOURCES = {
 def plan_moe(plan: Plan, x: Array, params: Moe, layer: int) -> Array:
     """Norm, router, experts, shared expert, residual: x (T, H) -> (T, H)."""
     name, width = f"layers.{layer}", plan.width
-    normed = plan.norm(x, params.norm, params.norm_bias, f"{name}.moe.norm")
+    normed = plan.norm(x, params.norm, f"{name}.moe.norm")
     plan.tap(f"{name}.moe.norm", normed, width)
     weights, ids, order, offsets = _route(plan, normed, params, name)
     rows = _experts(plan, normed, params, ids, order, offsets, name)

@@ -35,6 +35,8 @@ def uncovered(config: ModelConfig, numerics: Numerics) -> str | None:
     """What of a model the whole step has no kernels for; None: it has them for all of it."""
     if numerics.accumulate != "float32":
         return f"numerics {numerics.name!r}: sums in {numerics.accumulate}"
+    if config.norm != "rms":
+        return "LayerNorm"
     if config.residual is not None:
         return "normed inputs that go past a layer's parts"
     if config.router.weight_on != "output":

@@ -18,7 +18,6 @@ class Attention:
     """One layer's attention."""
 
     norm: Array
-    norm_bias: Array | None
     qkv: Packed
     qkv_bias: Array | None  # in the order of the tiles, as all biases of products
     qk_norm: Array | None  # (Nq + Nk, D), or (Nq + Nk) * D
@@ -60,7 +59,6 @@ class Moe:
     """One layer's router and experts."""
 
     norm: Array
-    norm_bias: Array | None
     router: Packed
     router_bias: Array | None
     selection_bias: Array | None
@@ -87,7 +85,6 @@ class Weights:
     embed: Packed
     layers: list[tuple[Attention | Latent, Moe | Dense]]
     final_norm: Array
-    final_norm_bias: Array | None
     head: Packed
     head_bias: Array | None
 

@@ -127,7 +127,11 @@ def test_ctrl_c_leaves_nothing(model, tmp_path):
     slow = "import time, tinymoe.quantize.run as r; w = r.SafetensorsWriter.write; "
     slow += "r.SafetensorsWriter.write = lambda *a: (time.sleep(0.05), w(*a)); "
     slow += f"import sys; sys.argv = {command[2:]!r}; from tinymoe.cli.app import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # `pytest &` ignores it
+    )
     deadline = time.monotonic() + 60
     while not list(out.parent.glob(".out.*/new/*")) and time.monotonic() < deadline:
         time.sleep(0.02)

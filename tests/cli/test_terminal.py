@@ -49,6 +49,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(model):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,  # read(1) takes one byte, and leaves the rest for communicate
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # `pytest &` ignores it
     )
     assert process.stdout is not None
     process.stdout.read(1)

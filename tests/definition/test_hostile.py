@@ -147,6 +147,18 @@ def test_text_that_grows_beyond_memory_is_stopped(folder: Path) -> None:
         Tokenizer.open(folder).encode("a")
 
 
+@pytest.mark.parametrize("place", [("type",), ("pattern",), ("pattern", "Regex")])
+def test_a_step_of_no_known_kind_is_not_plain(folder: Path, place: tuple[str, ...]) -> None:
+    # a list where a name should be is no key of a set: the question itself failed
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    step = content["pre_tokenizer"]["pretokenizers"][0]
+    assert is_plain(content)
+    for name in place[:-1]:
+        step = step[name]
+    step[place[-1]] = []
+    assert is_plain(content) is (place == ("pattern",))  # which then is no pattern at all
+
+
 def test_a_child_gives_the_same_ids(folder: Path) -> None:
     # an expression that only looks unlike a known one
     text = "Hello  world, it's 12 o'clock\n\n naïve 日本"

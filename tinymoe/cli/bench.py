@@ -100,6 +100,7 @@ def bench(
         str,
         typer.Option(
             metavar="auto|numba|numpy",
+            envvar="TINYMOE_BACKEND",
             help="What computes our steps. auto: numba, which holds weights as the checkpoint "
             "stores them, where its kernels cover the model and the numerics; else numpy.",
             rich_help_panel=WORK,
