@@ -110,6 +110,7 @@ _TABLE = (
         implementations={
             "definition": DEFINITION.causal_conv,
             "naive": linear_naive.causal_conv,
+            **cuda("causal_conv"),
         },
     ),
     Contract(
@@ -123,6 +124,7 @@ _TABLE = (
         implementations={
             "definition": DEFINITION.gated_delta,
             "naive": linear_naive.gated_delta,
+            **cuda("gated_delta"),
         },
     ),
     Contract(
@@ -133,7 +135,11 @@ _TABLE = (
         promise="token by token the state times `keep`, plus v k', is read by q; the state is "
         "never rounded to storage",
         check=check_linear_attention.check_lightning,
-        implementations={"definition": DEFINITION.lightning, "naive": linear_naive.lightning},
+        implementations={
+            "definition": DEFINITION.lightning,
+            "naive": linear_naive.lightning,
+            **cuda("lightning"),
+        },
     ),
     Contract(
         name="route",

@@ -19,6 +19,7 @@ from tinymoe.kernels.cuda.devices import CupyDevice, PtxDevice
 from tinymoe.kernels.cuda.launch import Device
 from tinymoe.kernels.cuda.on_device import DeviceStep
 from tinymoe.kernels.cuda.ops_attention import AttentionOps
+from tinymoe.kernels.cuda.ops_recurrent import RecurrentOps
 from tinymoe.kernels.cuda.ops_routing import RoutingOps
 from tinymoe.kernels.cuda.packed_experts import PackedOps
 from tinymoe.model.ops import DEFINITION, Ops
@@ -27,6 +28,7 @@ from tinymoe.model.ops import DEFINITION, Ops
 def ops_on(device: Device) -> Ops:
     """All ops that have a kernel, on one device."""
     model, attention, routing = PackedOps(device), AttentionOps(device), RoutingOps(device)
+    recurrent = RecurrentOps(device)
     return replace(
         DEFINITION,
         linear=model.linear,
@@ -38,6 +40,9 @@ def ops_on(device: Device) -> Ops:
         permute=routing.permute,
         expert_ffn=model.expert_ffn,
         combine=routing.combine,
+        causal_conv=recurrent.causal_conv,
+        gated_delta=recurrent.gated_delta,
+        lightning=recurrent.lightning,
         outside=model.linear,
     )
 

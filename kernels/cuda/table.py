@@ -49,6 +49,12 @@ def _sample(device: Any, rung: Any) -> Any:
     return SampleOps(device)
 
 
+def _recurrent(device: Any, rung: Any) -> Any:
+    from tinymoe.kernels.cuda.ops_recurrent import RecurrentOps
+
+    return RecurrentOps(device)
+
+
 def _numba(device: Any, rung: Any) -> Any:
     from tinymoe.kernels.cuda.ops_numba import NumbaOps
 
@@ -157,6 +163,9 @@ KERNELS: dict[str, dict[str, Rung]] = {
         "fast": Rung(_attention, DECODE),
         "naive": Rung(_attention, "attention_decode.cu"),
     },
+    "causal_conv": {"fast": Rung(_recurrent, "recurrent.cu")},
+    "gated_delta": {"fast": Rung(_recurrent, "recurrent.cu")},
+    "lightning": {"fast": Rung(_recurrent, "recurrent.cu")},
     "route": {
         "fused": Rung(_routing, "linear.cu route.cu " + STEPS.partition(" ")[2]),
         "steps": Rung(_routing, STEPS),

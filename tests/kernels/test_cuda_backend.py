@@ -111,7 +111,7 @@ def test_which_op_runs_where_is_said() -> None:
     where = ops_where("ptx")
     assert set(where) == {f.name for f in fields(Ops) if f.name != "step"}
     assert where["linear"] == "ptx: linear.cu"
-    assert where["lightning"] == "the definition"
+    assert where["lightning"] == "ptx: recurrent.cu"
     for name, place in where.items():
         own = getattr(ops("ptx"), name) is getattr(DEFINITION, name)
         assert own == (place == "the definition")

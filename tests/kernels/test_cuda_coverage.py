@@ -15,6 +15,7 @@ from tests.kernels import (
     test_cuda_fp4,
     test_cuda_fp8,
     test_cuda_model,
+    test_cuda_recurrent,
     test_cuda_routing_covered,
     test_cuda_sample,
 )
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.kernels
 SAME_CODE = {"80": ("80", "90a"), "120a": ("100a", "120a")}  # run on the one, shown for the others
 ON_BOTH = (
     *(test_cuda_attention, test_cuda_fp8, test_cuda_model),
-    *(test_cuda_routing_covered, test_cuda_sample),
+    *(test_cuda_recurrent, test_cuda_routing_covered, test_cuda_sample),
 )
 
 
