@@ -52,7 +52,7 @@ def reaches_everything(
 ) -> None:
     """Assert that examples reach every instruction of these files, and run those that are needed.
 
-    What other tests of this session ran on the device counts. `unreachable`: patterns of
+    What other tests launched on the device counts. `unreachable`: patterns of
     instructions that may be missed; `never`: of a kernel, how many no launch can come to, and so
     must be missed, exactly. The reasons stand where they do.
     """
