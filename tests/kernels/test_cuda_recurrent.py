@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from tests.kernels.model_kernels import ARCHES, keeps_contract, machine, reaches_everything
+from tests.kernels.test_cuda_routing_mutants import Mutated
 from tinymoe.core import NUMERICS, Array, TinymoeError
 from tinymoe.kernels.contracts import contract
 from tinymoe.kernels.cuda.ops_recurrent import RecurrentOps
+from tinymoe.kernels.ptx import DefectError
 
 pytestmark = pytest.mark.kernels
 COVERED = ("recurrent",)  # files
@@ -90,3 +92,54 @@ def test_the_examples_reach_every_instruction(arch: str) -> None:
 def test_shapes_that_do_not_fit_are_refused(op: str, changes: dict[str, Any]) -> None:
     with pytest.raises(TinymoeError, match="do not fit"):
         getattr(RecurrentOps(machine("80")), op)(**{**large(op), **changes})
+
+
+# --------------------------------------------------------------- the tests of these kernels, tested
+
+MUTANTS: dict[str, tuple[str, str, str]] = {
+    "a state that does not fade": (
+        "gated_delta",
+        "float faded = keep * (t ? mine[c] : old[c]);",
+        "float faded = t ? mine[c] : old[c];",
+    ),
+    "read before it fades": (
+        "gated_delta",
+        "found = fmaf(faded, key[c]",
+        "found = fmaf(faded / keep, key[c]",
+    ),
+    "a query without its scale": ("gated_delta", "query[c] / q_size / scale", "query[c] / q_size"),
+    "keys of heads by turns": ("gated_delta", "head / (heads / key_heads)", "head % key_heads"),
+    "the squares of one round of columns": (
+        "gated_delta",
+        "i < n; i += WARP) squares",
+        "i < n && i < WARP; i += WARP) squares",
+    ),
+    "a token's own key fades": (
+        "lightning",
+        "fmaf(value, key[c], keep[head] * (t ? mine[c] : old[c]))",
+        "keep[head] * fmaf(value, key[c], t ? mine[c] : old[c])",
+    ),
+    "taps turned round": (
+        "causal_conv",
+        "weight[c * taps + tap]",
+        "weight[c * taps + past - tap]",
+    ),
+    "the first inputs kept, not the last": (
+        "causal_conv",
+        "x[(i64)(t - past) * channels + c];\n",
+        "x[i - tokens * channels];\n",
+    ),
+    "the last thread's number lost": (
+        "causal_conv",
+        "i >= (tokens + taps - 1) * channels",
+        "i + 1 >= (tokens + taps - 1) * channels",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_kernel_is_seen(name: str) -> None:
+    op, right, wrong = MUTANTS[name]
+    ops = RecurrentOps(Mutated("recurrent", right, wrong))
+    with pytest.raises((AssertionError, DefectError)):
+        contract(op).judge(getattr(ops, op), large(op))
