@@ -13,31 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from tinymoe.core import NUMERICS, Array, RouterCard
+from tinymoe.core import NUMERICS, Array
+from tinymoe.families.common import softmax_router
 from tinymoe.formats import bf16, nvfp4
 from tinymoe.formats.conventions import FP8, MXFP4, NVFP4
 from tinymoe.kernels.contract import Case
 
 FP32 = NUMERICS["fp32"]
 PAGE, LENGTH = 16, 40  # of a page; keys of a sequence, which end within a page
-PLAIN = RouterCard(
-    experts=8,
-    top_k=2,
-    score="softmax",
-    selection_bias=False,
-    groups=1,
-    groups_kept=1,
-    group_score="none",
-    dropped_group="none",
-    weight_from="score",
-    renormalise=True,
-    renorm_epsilon=0.0,
-    renorm_floor=0.0,
-    scale=1.0,
-    weight_on="output",
-    logits_dtype="float32",
-    bias_dtype="float32",
-    tie_rule="lowest_index",
+PLAIN = replace(
+    softmax_router(8, 2), renormalise=True, logits_dtype="float32", bias_dtype="float32"
 )
 
 

@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
+from tests.kernels.on_threads import bits, keeps_contract
 from tinymoe.core import Array, TinymoeError
 from tinymoe.formats.bf16 import round_to_bf16
 from tinymoe.formats.conventions import MXFP4, NVFP4
 from tinymoe.kernels import formats_ops
-from tinymoe.kernels.contracts import contract
 from tinymoe.kernels.cpu.ops_formats import CpuFormats
 from tinymoe.kernels.cpu.team import Team
 
@@ -28,25 +26,9 @@ ALONE, TOGETHER = (CpuFormats(Team(threads)) for threads in (1, 2))
 OPS = [f"{way}quantize_{form}" for form in ("nvfp4", "mxfp4", "fp8") for way in ("", "de")]
 
 
-def bits(result: Any) -> bytes:
-    parts = result if isinstance(result, tuple) else (result,)
-    return b"".join(part.tobytes() for part in parts)
-
-
 @pytest.mark.parametrize("op", OPS)
-@settings(
-    max_examples=50,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-@given(data=st.data())
-def test_an_op_keeps_its_contract(op: str, data: Any) -> None:
-    row = contract(op)
-    case = data.draw(row.inputs())
-    row.judge(getattr(ALONE, op), case)
-    assert bits(getattr(TOGETHER, op)(**case)) == bits(getattr(ALONE, op)(**case))
+def test_an_op_keeps_its_contract(op: str) -> None:
+    keeps_contract(op, ALONE, [TOGETHER], 50)
 
 
 def loud_and_quiet(rows: int, columns: int) -> Array:

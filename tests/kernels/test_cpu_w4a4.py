@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
+from tests.kernels.on_threads import keeps_contract
 from tinymoe.core import NUMERICS, Array, TinymoeError
 from tinymoe.kernels import formats_ops
-from tinymoe.kernels.contracts import contract
 from tinymoe.kernels.cpu.ops_w4a4 import CpuW4a4
 from tinymoe.kernels.cpu.team import Team
 
@@ -31,21 +29,8 @@ FP32 = NUMERICS["fp32"]
 
 
 @pytest.mark.parametrize("op", [*PRODUCTS, "expert_ffn_nvfp4_w4a4"])
-@settings(
-    max_examples=30,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-@given(data=st.data())
-def test_an_op_keeps_its_contract(op: str, data: Any) -> None:
-    row = contract(op)
-    case = data.draw(row.inputs())
-    row.judge(getattr(ALONE, op), case)
-    alone = getattr(ALONE, op)(**case)
-    for other in OTHERS:
-        assert getattr(other, op)(**case).tobytes() == alone.tobytes()
+def test_an_op_keeps_its_contract(op: str) -> None:
+    keeps_contract(op, ALONE, OTHERS, 30)
 
 
 def codes(rng: np.random.Generator, *shape: int, block: int) -> tuple[Array, Array]:

@@ -24,12 +24,12 @@ def values(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def large(op: str, numerics: Any = FP32) -> dict[str, Any]:
+def large(op: str, numerics: Any = FP32, *, tokens: int = 5, columns: int = 40) -> dict[str, Any]:
     """More channels, columns and rows than a block or a warp has threads, and none a multiple."""
     if op == "causal_conv":
-        given = {"x": values(5, 67), "weight": values(67, 4), "before": values(3, 67)}
+        given = {"x": values(tokens, 67), "weight": values(67, 4), "before": values(3, 67)}
     else:
-        T, Nk, Nv, Dk, Dv = 3, 2, 4, 40, 5
+        T, Nk, Nv, Dk, Dv = tokens, 2, 4, columns, 5
         heads = Nv if op == "lightning" else Nk
         given = {"q": values(T, heads, Dk, seed=1), "k": values(T, heads, Dk, seed=2)}
         given |= {"v": values(T, Nv, Dv, seed=3), "state": values(Nv, Dv, Dk, seed=4)}
@@ -76,6 +76,8 @@ def test_the_examples_reach_every_instruction(arch: str) -> None:
         for op in OPS:
             for numerics in (FP32, BF16):
                 getattr(RecurrentOps(machine(arch)), op)(**large(op, numerics))
+            # fewer tokens than taps, and lanes that have no column
+            getattr(RecurrentOps(machine(arch)), op)(**large(op, tokens=1, columns=5))
 
     reaches_everything(arch, COVERED, [example])
 
@@ -84,9 +86,9 @@ def test_the_examples_reach_every_instruction(arch: str) -> None:
     ("op", "changes"),
     [
         ("causal_conv", {"before": values(2, 67)}),
-        ("gated_delta", {"k": values(3, 2, 39)}),
+        ("gated_delta", {"k": values(5, 2, 39)}),
         ("gated_delta", {"state": values(3, 5, 40)}),  # two keys for three heads
-        ("lightning", {"v": values(3, 4, 6)}),
+        ("lightning", {"v": values(5, 4, 6)}),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(op: str, changes: dict[str, Any]) -> None:

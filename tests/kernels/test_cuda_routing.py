@@ -18,6 +18,7 @@ from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import NUMERICS, Array, RouterCard, TinymoeError
 from tinymoe.families import FAMILIES, load_params, read_config
 from tinymoe.kernels.check_route import check_route, score_error, weights_and_error
+from tinymoe.kernels.cuda.check_sizes import PLAIN
 from tinymoe.kernels.cuda.devices import PtxDevice
 from tinymoe.kernels.cuda.ops_routing import RouteRung, RoutingOps
 from tinymoe.model import router
@@ -129,27 +130,6 @@ def test_families_at_full_size_choose_exactly_the_definitions_experts(case: str)
         given = {"x": logits, "weight": np.eye(experts, dtype="f4"), "bias": bias, "card": big}
         # a row of NaN times a matrix is NaN: these are the logits of that x
         check_route({**given, "numerics": FP32}, got)
-
-
-PLAIN = RouterCard(
-    experts=8,
-    top_k=2,
-    score="softmax",
-    selection_bias=False,
-    groups=1,
-    groups_kept=1,
-    group_score="none",
-    dropped_group="none",
-    weight_from="score",
-    renormalise=True,
-    renorm_epsilon=0.0,
-    renorm_floor=0.0,
-    scale=1.0,
-    weight_on="output",
-    logits_dtype="float32",
-    bias_dtype="float32",
-    tie_rule="lowest_index",
-)
 
 
 @pytest.mark.parametrize(("experts", "top_k"), [(600, 5), (100, 40), (1, 1), (33, 32), (512, 16)])
