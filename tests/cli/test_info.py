@@ -128,9 +128,11 @@ def test_what_computes_each_op_is_listed_on_request(run, model):
     asked = ("info", "--model", model, "--backend", "ptx")
     where = json.loads(run(*asked, "--json").out)["ops"]
     assert where["attention_decode"] == "ptx: attention_decode.cu, attention_latent.cu"
-    assert where["gated_delta"] == "the definition"
+    assert where["gated_delta"] == "ptx: recurrent.cu"
     page = run(*asked).out
     assert all(f"  {op} " in page and place in page for op, place in where.items())
+    on_cpu = run("info", "--model", model, "--backend", "numba", "--json").out
+    assert json.loads(on_cpu)["ops"]["gated_delta"] == "the definition"
     wrong = run("info", "--backend", "abacus")
     assert wrong.code == 2
     assert "abacus" in wrong.err
