@@ -6,7 +6,7 @@ A matrix may be made of several tensors (q, k and v; gate and up), each under it
     mxfp4    E2M1, E8M0 of 32 columns                        a block's sum by its scale
     fp8      E4M3, float32 of 128 columns of a row: those    the same
              of a block, a row or the tensor, repeated
-    nvfp4    E2M1, E4M3 of 16 columns; of each row the       the same, and the whole sum by g
+    nvfp4    E2M1, UE5M3 of 16 columns; of each row the      the same, and the whole sum by g
              tensor's scale g, or 1/G where it divides
 
 No weight is rounded; the definition rounds those of FP8 and NVFP4 once, or twice, by their
@@ -26,7 +26,7 @@ import numpy as np
 from tinymoe.core import Array, QuantTensor, TinymoeError
 from tinymoe.kernels.cpu.packed import Packed, empty, order_of, placed, quads
 from tinymoe.kernels.cpu.simd import LANES
-from tinymoe.kernels.cpu.tiles import FORMATS, NIBBLE_BYTE, Format
+from tinymoe.kernels.cpu.tiles import FORMATS, NIBBLE_BYTE, UE5M3, Format
 from tinymoe.model.on_demand import CodedRows, OnDemand
 
 NVFP4_LARGEST = np.float32(2688)  # 6 * 448: where a tensor scale is given as the largest magnitude
@@ -186,13 +186,24 @@ def _put_fp4(tiles: Array, joined: Joined, order: Array, form: Format) -> None:
     """
     pairs, blocks, _ = tiles.shape
     lanes = order.reshape(-1, LANES)[:, LANE_AT].reshape(-1)
-    words = placed(joined.codes, lanes, blocks * form.block // 2).view("<u2")
+    codes, scales = joined.codes, joined.scales
+    if form.name == "nvfp4":
+        codes, scales = _without_sign(codes, scales)
+    words = placed(codes, lanes, blocks * form.block // 2).view("<u2")
     unlike = (words ^ words >> 4) & 0x00F0
     words ^= unlike ^ unlike << 4
     body = tiles[:, :, 2 * form.scale_bytes :].view(np.uint16)
     shape = (pairs, blocks, -1, 2, LANES)
     body.reshape(shape)[...] = quads(words, 1).reshape(shape)
-    _put_scales(tiles, joined.scales, order)
+    _put_scales(tiles, scales, order)
+
+
+def _without_sign(codes: Array, scales: Array) -> tuple[Array, Array]:
+    """The same products: a negative scale's sign goes to its codes. Scales become UE5M3."""
+    negative = scales >= 0x80
+    if negative.any():
+        codes = codes ^ np.where(np.repeat(negative, 8, axis=1), np.uint8(0x88), np.uint8(0))
+    return codes, UE5M3[scales & 0x7F]
 
 
 def _put_fp8(tiles: Array, joined: Joined, order: Array, form: Format) -> None:

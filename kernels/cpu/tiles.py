@@ -8,10 +8,12 @@ one load serves 16 rows, and no sum ever crosses lanes.
     f32      4 x 16 float32                                               -
     bf16     2 x 16 words: columns 2j (low half) and 2j + 1 (high half)    -
     fp8      16 words: byte j is column j, E4M3                            2 x 16 float32, of 128
-    nvfp4    32 bytes: low nibbles are columns 0 and 1, high 2 and 3       2 x 16 bytes E4M3, of 16
+    nvfp4    32 bytes: low nibbles are columns 0 and 1, high 2 and 3       2 x 16 bytes UE5M3, of 16
     mxfp4    the same                                                      2 x 16 bytes E8M0, of 32
 
-Codes are exact in float32. How sums are made of them, and in which order: `chains.py`.
+UE5M3 is what E4M3's scales become here: the same values with an exponent of five bits, so that
+there is none below the normal ones, which cost a CPU as much as a block of weights, and without a
+sign, which goes to the codes. Codes are exact in float32. How sums are made of them, and in which order: `chains.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 
+from tinymoe.core import Array
+from tinymoe.formats import e4m3 as e4m3_codes
 from tinymoe.kernels.cpu.lookup import byte_table
 from tinymoe.kernels.cpu.simd import F32, I32, LANES, U8
 
@@ -36,6 +41,10 @@ LOW_BYTES = [*_E2M1_LOW, *_E2M1_LOW]
 # across the halves of an AVX2 register.
 _EIGHTS = (0, 16, 8, 24)
 NIBBLE_BYTE = [[_EIGHTS[row // 4] + 2 * (row % 4) + k for k in (0, 1)] for row in range(LANES)]
+
+UE5M3_UNIT = np.float32(2.0**104)  # a byte's 8 bits as the upper ones of a float32, times this
+_E4M3 = e4m3_codes.decode(np.arange(0x7F, dtype=np.uint8)).astype(np.float32)  # but for its NaN
+UE5M3: Array = ((_E4M3 / UE5M3_UNIT).view(np.uint32) >> 20).astype(np.uint8)  # of an E4M3 byte
 
 
 def load_at(builder: Any, address: Any, kind: Any, offset: int = 0) -> Any:
@@ -107,8 +116,10 @@ def _fp4_quad(builder: Any, at: Any) -> list[Any]:
     return values
 
 
-def _e4m3_scale(builder: Any, at: Any) -> Any:
-    return e4m3(builder, _widened(builder, at))
+def _ue5m3_scale(builder: Any, at: Any) -> Any:
+    """Into the place of a float32's bits, times a power of two: exact, and 0 stays 0."""
+    small = builder.shl(_widened(builder, at), _i32(20))
+    return builder.fmul(builder.bitcast(small, F32.llvm), _f32(float(UE5M3_UNIT)))
 
 
 def _e8m0_scale(builder: Any, at: Any) -> Any:
@@ -153,7 +164,7 @@ FORMATS = {
         Format("f32", 4, 0, 256, 256, _f32_quad, None),
         Format("bf16", 4, 0, 128, 128, _bf16_quad, None),
         Format("fp8", 128, 64, 64, 64, _fp8_quad, _f32_scale),
-        Format("nvfp4", 16, 16, 32, 32, _fp4_quad, _e4m3_scale),
+        Format("nvfp4", 16, 16, 32, 32, _fp4_quad, _ue5m3_scale),
         Format("mxfp4", 32, 16, 32, 32, _fp4_quad, _e8m0_scale),
     )
 }

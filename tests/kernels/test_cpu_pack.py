@@ -19,6 +19,7 @@ from tinymoe.kernels.cpu.batch import TOKENS, Header, aligned
 from tinymoe.kernels.cpu.pack import Packed, pack, pack_quantised
 from tinymoe.kernels.cpu.program import Program
 from tinymoe.kernels.cpu.team import Team
+from tinymoe.kernels.cpu.tiles import UE5M3_UNIT
 from tinymoe.model.on_demand import CodedRows, OnDemand
 
 pytestmark = pytest.mark.kernels
@@ -74,7 +75,7 @@ def read_tiles(packed: Packed, gate_up: bool = False) -> Array:
 def scale_values(name: str, head: Array) -> Array:
     flat = head.view(np.float32) if name == "fp8" else head
     if name == "nvfp4":
-        flat = E4M3[head]
+        flat = (head.astype(np.uint32) << 20).view(np.float32) * UE5M3_UNIT
     if name == "mxfp4":
         flat = np.ldexp(np.float32(1), head.astype(np.int32) - 127) * (head > 0)
     return flat.reshape(*head.shape[:2], 2, 16)
@@ -156,6 +157,15 @@ def test_coded_tiles_hold_the_values(
     # a multiplier is itself; a divisor's reciprocal is rounded once, to within u of it
     most = 0 if how["convention"] == "modelopt" else UNIT
     assert (np.abs(exact - wanted) <= most * np.abs(wanted) * (1 + 1e-15)).all()
+
+
+def test_every_scale_of_nvfp4_is_kept() -> None:
+    """Negative ones and those below 2^-6 have no byte of their own in tiles."""
+    tensor = coded("nvfp4", 8, 32 * 16)
+    scales = np.delete(np.arange(256, dtype=np.uint8), [0x7F, 0xFF])  # without NaN
+    tensor.scales.reshape(-1)[: len(scales)] = scales
+    found = read_tiles(pack_quantised(tensor))[0]
+    assert np.array_equal(found, nvfp4.decode(replace(tensor, tensor_scale=np.float32(1))))
 
 
 def exact_nvfp4(tensor: QuantTensor) -> Array:
