@@ -13,7 +13,8 @@ one load serves 16 rows, and no sum ever crosses lanes.
 
 UE5M3 is what E4M3's scales become here: the same values with an exponent of five bits, so that
 there is none below the normal ones, which cost a CPU as much as a block of weights, and without a
-sign, which goes to the codes. Codes are exact in float32. How sums are made of them, and in which order: `chains.py`.
+sign, which goes to the codes. Codes are exact in float32. How sums are made of them, and in which
+order: `chains.py`.
 """
 
 from __future__ import annotations
