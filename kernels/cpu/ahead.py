@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
+
+from tinymoe.kernels.cpu.lazily import cgutils
 
 
 def prefetch_far(builder: Any, address: Any) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 
 from tinymoe.core import Array, Batch
 from tinymoe.kernels.cpu.kernel import inlined
-from tinymoe.kernels.cpu.simd import _op
+from tinymoe.kernels.cpu.lazily import operation as _op
+from tinymoe.kernels.cpu.lazily import types
 
 # words of the header
 TOKENS = 0  # T

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
 from tinymoe.kernels.cpu.batch import POSITIONS, RUN_OF, RUNS, TOKENS, word
 from tinymoe.kernels.cpu.kernel import arguments, part
@@ -21,7 +20,7 @@ FIELDS = (
 COUNT = len(FIELDS.split())
 
 
-@register_jitable  # called from Python as well, which must compile nothing
+@part
 def row_bytes(value_dim):
     """Of one query's m, l (16 words, so that P begins at a cache line) and P."""
     return 64 + (value_dim + 15) // 16 * 64

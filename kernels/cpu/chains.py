@@ -21,31 +21,12 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
+from tinymoe.kernels.cpu.lazily import cgutils, operation, types
 from tinymoe.kernels.cpu.simd import F32, fused, spread
 from tinymoe.kernels.cpu.tiles import Format, load_at, unpacked
 
 _WORD = ir.IntType(64)
-
-
-def _intrinsic(arity: int, build: Callable[..., None]) -> Callable[..., Any]:
-    """A function of whole numbers for compiled code, made of LLVM instructions."""
-
-    def typed(typingctx: Any, *given: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            build(builder, *values)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * arity), codegen
-
-    names = ", ".join(f"a{i}" for i in range(arity))
-    space: dict[str, Any] = {"typed": typed}
-    exec(f"def op(typingctx, {names}):\n    return typed(typingctx, {names})", space)
-    made: Callable[..., Any] = intrinsic(space["op"])
-    return made
 
 
 def _store_at(builder: Any, value: Any, address: Any, offset: int = 0) -> None:
@@ -173,7 +154,7 @@ def times(form: Format, tokens: int, tiles: int) -> Callable[..., Any]:
             for each in every:
                 _store_at(builder, builder.load(chain[each]), place[each])
 
-    return _intrinsic(6, build)
+    return operation(types.void, (types.int64,) * 6, build)
 
 
 def unpack(form: Format) -> Callable[..., Any]:
@@ -196,4 +177,4 @@ def unpack(form: Format) -> Callable[..., Any]:
 
         _blocks(builder, form, 2, weight, _WORD(0), columns, visit, ended)
 
-    return _intrinsic(3, build)
+    return operation(types.void, (types.int64,) * 3, build)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from tinymoe.kernels.cpu.batch import TOKENS, own, share, word
 from tinymoe.kernels.cpu.codes import e2m1, e4m3_value, nibbles_at, put_bytes, two_to
 from tinymoe.kernels.cpu.dequantise import e2m1_value
 from tinymoe.kernels.cpu.integers import LIFT
 from tinymoe.kernels.cpu.kernel import arguments, kernel
+from tinymoe.kernels.cpu.lazily import njit
 from tinymoe.kernels.cpu.quantise_mxfp4 import EVEN, NEVER, ZERO_AT_0, scale_mxfp4
 from tinymoe.kernels.cpu.quantise_nvfp4 import BYTES, FACTOR, KERNEL, loudest, scale_nvfp4
 from tinymoe.kernels.cpu.simd import (

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
 
 from tinymoe.core import Array
 from tinymoe.formats.e2m1 import MIDPOINTS, Rule
+from tinymoe.kernels.cpu.lazily import njit, types
+from tinymoe.kernels.cpu.lazily import operation as _op
 from tinymoe.kernels.cpu.simd import (
     F32,
     I32,
     LANES,
-    _op,
     absolute,
     as_f32,
     bits,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from tinymoe.kernels.cpu.batch import own, share
 from tinymoe.kernels.cpu.codes import LARGEST, choose, e4m3_value, nibbles_at, two_to
 from tinymoe.kernels.cpu.kernel import arguments, kernel
+from tinymoe.kernels.cpu.lazily import njit
 from tinymoe.kernels.cpu.rows import put_piece
 from tinymoe.kernels.cpu.simd import (
     as_f32,

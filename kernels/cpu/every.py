@@ -12,7 +12,15 @@ from tinymoe.kernels.cpu.multiply import multiply
 from tinymoe.kernels.cpu.tiles import FORMATS
 
 # modules that define none, and kernels of the op table that no step of a model calls
-APART = ("ready", "every", "quantise_nvfp4", "quantise_mxfp4", "quantise_fp8", "dequantise")
+APART = (
+    "ready",
+    "every",
+    "vector_types",
+    "quantise_nvfp4",
+    "quantise_mxfp4",
+    "quantise_fp8",
+    "dequantise",
+)
 
 
 def every_kernel() -> Iterator[Kernel]:

@@ -13,14 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 
 from tinymoe.kernels.cpu.ahead import prefetch_far
 from tinymoe.kernels.cpu.kernel import _caller, helper, part
+from tinymoe.kernels.cpu.lazily import cgutils, types
+from tinymoe.kernels.cpu.lazily import operation as _op
 from tinymoe.kernels.cpu.simd import (
     F32,
-    _op,
     f32_at,
     fma,
     fused,

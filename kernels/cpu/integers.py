@@ -17,10 +17,9 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
-from numba.core.registry import cpu_target
 
-from tinymoe.kernels.cpu.lookup import byte_table
+from tinymoe.kernels.cpu.lazily import cgutils
+from tinymoe.kernels.cpu.lookup import byte_table, features
 from tinymoe.kernels.cpu.simd import U8
 
 LIFT = 12  # makes x, -12 .. 12, a number without sign
@@ -37,7 +36,7 @@ def doubled(builder: Any, codes: Any) -> Any:
 
 
 def _has_avx2() -> bool:
-    return "+avx2" in str(getattr(cpu_target.target_context.codegen(), "_tm_features", ""))
+    return "+avx2" in features()
 
 
 def _call(builder: Any, name: str, result: Any, values: list[Any]) -> Any:

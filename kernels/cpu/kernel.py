@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
 
 from tinymoe.kernels.cpu import disk
+from tinymoe.kernels.cpu.lazily import intrinsic, njit, operation, types
 from tinymoe.kernels.cpu.link import put_in_memory
 
 WORD = ir.IntType(64)
@@ -28,12 +27,24 @@ HERE = "tinymoe.kernels.cpu."
 class Kernel:
     """A function of `arity` whole numbers, in machine code."""
 
-    def __init__(self, function: Callable[..., None], fields: tuple[str, ...], arity: int) -> None:
-        self.function, self.fields, self.arity = function, fields, arity
-        self.name = function.__name__
-        self.__doc__ = function.__doc__
+    def __init__(
+        self,
+        make: Callable[[], Callable[..., None]],
+        name: str,
+        module: str,
+        fields: tuple[str, ...],
+        arity: int,
+    ) -> None:
+        """`make` gives the Python function, once it must be compiled."""
+        self._make, self.name, self.module = make, name, module
+        self.fields, self.arity = fields, arity
         self._address = 0
         self._callable: Any = None
+
+    @cached_property
+    def function(self) -> Callable[..., None]:
+        """In Python."""
+        return self._make()
 
     @property
     def ready(self) -> bool:
@@ -64,11 +75,10 @@ class Kernel:
     @cached_property
     def file(self) -> str:
         """Its name on disk. `disk.key` knows the sources here; others are part of the name."""
-        module = self.function.__module__
-        if module.startswith(HERE):
-            return f"{module.removeprefix(HERE)}.{self.name}"
+        if self.module.startswith(HERE):
+            return f"{self.module.removeprefix(HERE)}.{self.name}"
         source = Path(self.function.__code__.co_filename).read_bytes()
-        return f"{module}.{self.name}-{hashlib.sha256(source).hexdigest()[:24]}"
+        return f"{self.module}.{self.name}-{hashlib.sha256(source).hexdigest()[:24]}"
 
     def __call__(self, *numbers: int) -> None:
         """Call it from Python; other Python threads run meanwhile."""
@@ -83,12 +93,18 @@ def kernel(fields: str) -> Callable[[Callable[..., None]], Kernel]:
 
     The function reads them in that order: `x, weight = arguments(args, 2)`.
     """
-    return lambda function: Kernel(function, tuple(fields.split()), 4)
+    return lambda function: _kernel(function, tuple(fields.split()), 4)
 
 
 def helper(function: Callable[..., None]) -> Kernel:
     """Make a function of whole numbers one that kernels call by address."""
-    return Kernel(function, (), len(inspect.signature(function).parameters))
+    return _kernel(function, (), len(inspect.signature(function).parameters))
+
+
+def _kernel(function: Callable[..., None], fields: tuple[str, ...], arity: int) -> Kernel:
+    made = Kernel(lambda: function, function.__name__, function.__module__, fields, arity)
+    made.__doc__ = function.__doc__
+    return made
 
 
 # A function that kernels call, compiled together with them: it has no door to Python, and divides
@@ -104,19 +120,13 @@ inlined: Callable[[Callable[..., Any]], Any] = njit(
 
 
 def _caller(arity: int) -> Callable[..., Any]:
-    def typed(typingctx: Any, *given: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            kind = ir.FunctionType(ir.VoidType(), [WORD] * arity)
-            function = builder.inttoptr(values[0], kind.as_pointer())
-            builder.call(function, values[1:])
-            return context.get_dummy_value()
+    """`f(address, *numbers)`: call the kernel there with so many numbers."""
 
-        return types.void(*[types.int64] * (arity + 1)), codegen
+    def build(builder: Any, address: Any, *values: Any) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [WORD] * arity)
+        builder.call(builder.inttoptr(address, kind.as_pointer()), values)
 
-    names = ", ".join(f"a{i}" for i in range(arity + 1))
-    space: dict[str, Any] = {"typed": typed}
-    exec(f"def call(typingctx, {names}):\n    return typed(typingctx, {names})", space)
-    made: Callable[..., Any] = intrinsic(space["call"])
+    made: Callable[..., Any] = operation(types.void, (types.int64,) * (arity + 1), build)
     return made
 
 
@@ -127,13 +137,15 @@ call_helper = _caller(6)  # (address, six numbers)
 @intrinsic(prefer_literal=True)
 def arguments(typingctx: Any, args: Any, count: Any) -> Any:
     """The first `count` (a literal) numbers at address `args`, as a tuple."""
-    if not isinstance(count, types.IntegerLiteral):
+    from numba import types as numba_types
+
+    if not isinstance(count, numba_types.IntegerLiteral):
         return None  # Numba tries this, too
-    number = count.literal_value
+    number, word = count.literal_value, numba_types.int64
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         pointer = builder.inttoptr(values[0], WORD.as_pointer())
         words = [builder.load(builder.gep(pointer, [WORD(i)])) for i in range(number)]
         return context.make_tuple(builder, signature.return_type, words)
 
-    return types.UniTuple(types.int64, number)(types.int64, count), codegen
+    return numba_types.UniTuple(word, number)(word, count), codegen

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from tinymoe.kernels.cpu.batch import own, share, word
 from tinymoe.kernels.cpu.kernel import arguments, call_helper, kernel
+from tinymoe.kernels.cpu.lazily import njit
 from tinymoe.kernels.cpu.maths import sigmoid, silu
 from tinymoe.kernels.cpu.multiply import SCRATCH, multiply
 from tinymoe.kernels.cpu.pack import Packed

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
-from numba.core.registry import cpu_target
 
+from tinymoe.kernels.cpu.lazily import cgutils
 from tinymoe.kernels.cpu.simd import U8, lanes_of
 
 BYTE = ir.IntType(8)
@@ -15,6 +14,8 @@ BYTE = ir.IntType(8)
 
 def features() -> str:
     """What the CPU that is compiled for has beyond its family's least: "+avx2,+fma,..."."""
+    from numba.core.registry import cpu_target
+
     return str(getattr(cpu_target.target_context.codegen(), "_tm_features", ""))
 
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from numba import njit
-
 from tinymoe.kernels.cpu.chains import times, unpack
-from tinymoe.kernels.cpu.kernel import Kernel, helper
+from tinymoe.kernels.cpu.kernel import Kernel
+from tinymoe.kernels.cpu.lazily import njit
 from tinymoe.kernels.cpu.lookup import features
 from tinymoe.kernels.cpu.simd import splat, store
 from tinymoe.kernels.cpu.tiles import FORMATS, Format, unpacked
@@ -32,9 +31,9 @@ def multiply(name: str) -> Kernel:
     float32. sums: (tokens, 32) float32, written. scratch: `SCRATCH` bytes of this thread's own.
     """
     form = FORMATS[name]
-    product = _plain(form) if form.scale is None else _scaled(form)
-    product.__name__ = f"multiply_{name}"
-    return helper(product)
+    make = _plain if form.scale is None else _scaled
+    # the CPU that is compiled for decides what it is made of: not before it is compiled
+    return Kernel(lambda: make(form), f"multiply_{name}", __name__, (), 6)
 
 
 def _plain(form: Format) -> Any:

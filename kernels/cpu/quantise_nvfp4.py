@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from tinymoe.kernels.cpu.batch import own, share
 from tinymoe.kernels.cpu.codes import (
     LARGEST,
@@ -26,6 +24,7 @@ from tinymoe.kernels.cpu.codes import (
     store_i32,
 )
 from tinymoe.kernels.cpu.kernel import arguments, kernel, part
+from tinymoe.kernels.cpu.lazily import njit
 from tinymoe.kernels.cpu.simd import (
     absolute,
     as_f32,

@@ -8,8 +8,9 @@ from llvmlite import ir
 
 from tinymoe.kernels.cpu.batch import TOKENS, share, word
 from tinymoe.kernels.cpu.kernel import arguments, kernel
+from tinymoe.kernels.cpu.lazily import operation as _op
 from tinymoe.kernels.cpu.rows import kept, piece, put_piece
-from tinymoe.kernels.cpu.simd import F32, LANES, _op, i64_at
+from tinymoe.kernels.cpu.simd import F32, LANES, i64_at
 
 
 def _lanes(order: list[int]) -> Any:

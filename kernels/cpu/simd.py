@@ -15,64 +15,22 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.core.typing.templates import ConcreteTemplate, infer_global
-from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from tinymoe.kernels.cpu.lazily import Vector, cgutils, njit, types
+from tinymoe.kernels.cpu.lazily import operation as _op
 
 LANES = 16
 _F, _I, _L = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _B, _H = ir.IntType(8), ir.IntType(16)
 
 
-class _Vector(types.Type):
-    """A Numba type whose values are LLVM vectors."""
-
-    def __init__(self, name: str, element: ir.Type, lanes: int) -> None:
-        self.llvm = ir.VectorType(element, lanes)
-        super().__init__(name=name)
-
-
-@register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):
-    """Held as LLVM holds it."""
-
-    def __init__(self, dmm: Any, fe_type: _Vector) -> None:
-        super().__init__(dmm, fe_type, fe_type.llvm)
-
-
-F32 = _Vector("f32x16", _F, LANES)
-I32 = _Vector("i32x16", _I, LANES)
-U8 = _Vector("u8x32", _B, 32)
+F32 = Vector("f32x16", ir.VectorType(_F, LANES))
+I32 = Vector("i32x16", ir.VectorType(_I, LANES))
+U8 = Vector("u8x32", ir.VectorType(_B, 32))
 _ADDRESS = types.int64
-
-
-def _op(
-    result: Any, arguments: tuple[Any, ...], build: Callable[..., Any], doc: str
-) -> Callable[..., Any]:
-    """A function for compiled code: argument types, and how LLVM is told to compute it."""
-
-    def typed(typingctx: Any, *given: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            cast = [
-                context.cast(builder, value, is_type, must)
-                for value, is_type, must in zip(values, signature.args, arguments, strict=True)
-            ]
-            out = build(builder, *cast)
-            return context.get_dummy_value() if out is None else out
-
-        return result(*given), codegen
-
-    names = [f"a{i}" for i in range(len(arguments))]
-    space: dict[str, Any] = {"typed": typed}
-    listed = ", ".join(names)  # Numba wants a function with so many names
-    exec(f"def op(typingctx, {listed}):\n    return typed(typingctx, {listed})", space)
-    space["op"].__doc__ = doc
-    made: Callable[..., Any] = intrinsic(space["op"])
-    return made
 
 
 def _at(builder: Any, address: Any, llvm_type: Any) -> Any:
@@ -211,43 +169,23 @@ pick = _op(
 )
 
 
-def _operators(vector: _Vector, table: dict[Any, Callable[..., Any]]) -> None:
-    """`a + b` and so on for two vectors of a kind, lane by lane."""
-    for sign, build in table.items():
-
-        class Both(ConcreteTemplate):
-            key = sign
-            cases: ClassVar = [vector(vector, vector)]
-
-        infer_global(sign)(Both)
-
-        def codegen(
-            context: Any, builder: Any, signature: Any, values: Any, build: Any = build
-        ) -> Any:
-            return build(builder, *values)
-
-        lower_builtin(sign, vector, vector)(codegen)
-
-
-_operators(
-    F32,
-    {
+# `a + b` and so on for two vectors of a kind, lane by lane: Numba learns them in `vector_types.py`
+OPERATORS: dict[Vector, dict[Any, Callable[..., Any]]] = {
+    F32: {
         operator.add: lambda b, x, y: b.fadd(x, y),
         operator.sub: lambda b, x, y: b.fsub(x, y),
         operator.mul: lambda b, x, y: b.fmul(x, y),
         operator.truediv: lambda b, x, y: b.fdiv(x, y),
     },
-)
-_operators(
-    I32,
-    {
+    I32: {
         operator.add: lambda b, x, y: b.add(x, y),
         operator.sub: lambda b, x, y: b.sub(x, y),
         operator.and_: lambda b, x, y: b.and_(x, y),
         operator.or_: lambda b, x, y: b.or_(x, y),
         operator.xor: lambda b, x, y: b.xor(x, y),
     },
-)
+    U8: {},
+}
 
 
 def _shift(how: str) -> Callable[..., Any]:

@@ -16,11 +16,11 @@ import numpy as np
 from llvmlite import ir
 
 from tinymoe.kernels.cpu.kernel import _caller, helper, inlined, part
+from tinymoe.kernels.cpu.lazily import operation as _op
 from tinymoe.kernels.cpu.maths import exp, exp_one
 from tinymoe.kernels.cpu.rows import kept, put_piece
 from tinymoe.kernels.cpu.simd import (
     F32,
-    _op,
     f32_at,
     f64_of,
     largest,

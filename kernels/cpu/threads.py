@@ -11,11 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from tinymoe.kernels.cpu.kernel import call_kernel, helper
+from tinymoe.kernels.cpu.kernel import call_kernel, helper, part
+from tinymoe.kernels.cpu.lazily import cgutils, njit, operation, types
 from tinymoe.kernels.cpu.link import YIELD
 from tinymoe.kernels.cpu.simd import i64_at, put_i64
 
@@ -24,41 +22,31 @@ LINGER = 4_000  # looks, each giving the CPU away, before a thread without work 
 WORD = ir.IntType(64)
 
 
-@intrinsic
-def give_way(typingctx: Any) -> Any:
-    """Let another thread have the CPU, if one wants it."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = ir.FunctionType(ir.IntType(32), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, YIELD), [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
+def _give_way(builder: Any) -> None:
+    kind = ir.FunctionType(ir.IntType(32), [])
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, YIELD), [])
 
 
-@intrinsic
-def atomic_add(typingctx: Any, address: Any, value: Any) -> Any:
-    """Add to the int64 at an address, and say what was there. Orders all memory around it."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer = builder.inttoptr(values[0], WORD.as_pointer())
-        return builder.atomic_rmw("add", pointer, values[1], "seq_cst")
-
-    return types.int64(types.int64, types.int64), codegen
+def _pointer(builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, WORD.as_pointer())
 
 
-@intrinsic
-def atomic_read(typingctx: Any, address: Any) -> Any:
-    """The int64 at an address, and all that was written before it was."""
+give_way = operation(types.void, (), _give_way, "Let another thread have the CPU, if one wants it.")
+atomic_add = operation(
+    types.int64,
+    (types.int64, types.int64),
+    lambda b, at, value: b.atomic_rmw("add", _pointer(b, at), value, "seq_cst"),
+    "Add to the int64 at an address, and say what was there. Orders all memory around it.",
+)
+atomic_read = operation(
+    types.int64,
+    (types.int64,),
+    lambda b, at: b.load_atomic(_pointer(b, at), "seq_cst", 8),
+    "The int64 at an address, and all that was written before it was.",
+)
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer = builder.inttoptr(values[0], WORD.as_pointer())
-        return builder.load_atomic(pointer, "seq_cst", 8)
 
-    return types.int64(types.int64), codegen
-
-
-@njit
+@part
 def wait_for(address, value):
     """Until the number at an address is at least `value`."""
     looks = 0

@@ -22,12 +22,10 @@ from functools import cache
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from tinymoe.kernels.cpu.integers import LIFT, byte_pairs, four_columns, half_pairs, joined
-from tinymoe.kernels.cpu.kernel import Kernel, helper
+from tinymoe.kernels.cpu.kernel import Kernel
+from tinymoe.kernels.cpu.lazily import cgutils, operation, types
 from tinymoe.kernels.cpu.simd import F32, U8, fused, splat, spread, store
 from tinymoe.kernels.cpu.tiles import FORMATS, Format
 
@@ -98,22 +96,18 @@ def _sums(form: Format) -> Callable[..., Any]:
                     sum_ = builder.load(to, align=4)
                     builder.store(fused(builder, whole, both, sum_), to, align=4)
 
-    @intrinsic
-    def op(typingctx: Any, weight: Any, columns: Any, rows: Any, tokens: Any, sums: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            build(builder, *values)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 5), codegen
-
-    made: Callable[..., Any] = op
+    made: Callable[..., Any] = operation(types.void, (types.int64,) * 5, build)
     return made
 
 
 @cache
 def multiply_codes(name: str) -> Kernel:
     """`f(weight, columns, rows, tokens, sums, scratch)`: as `multiply`, of rows that are coded."""
-    summed = _sums(FORMATS[name])
+    return Kernel(lambda: _product(FORMATS[name]), f"multiply_codes_{name}", __name__, (), 6)
+
+
+def _product(form: Format) -> Callable[..., None]:
+    summed = _sums(form)
 
     def product(weight: Any, columns: Any, rows: Any, tokens: Any, sums: Any, scratch: Any) -> None:
         for t in range(tokens):
@@ -121,5 +115,4 @@ def multiply_codes(name: str) -> Kernel:
             store(sums + 128 * t + 64, splat(0.0))
         summed(weight, columns, rows, tokens, sums)
 
-    product.__name__ = f"multiply_codes_{name}"
-    return helper(product)
+    return product
