@@ -51,6 +51,7 @@ class CompiledStep:
         )
         self._params: Params | None = None
         self._judged: tuple[Params, bool] | None = None  # whether kernels have its inputs
+        self._ready: tuple[Params, ModelConfig, Numerics] | None = None  # asked for last, covered
         self._step: Step | None = None
 
     def covers(self, config: ModelConfig, numerics: Numerics, params: Params | None = None) -> bool:
@@ -119,11 +120,10 @@ class CompiledStep:
         tap: Tap = no_tap,
     ) -> Array:
         """As `forward`."""
-        if not self.covers(config, numerics, params):
+        step = self._step_of(params, config, numerics)
+        if step is None:
             return forward(params, config, batch, cache, numerics, self.members, tap)
-        self.prepare(params, config, numerics)
-        assert self._step is not None
-        return self._step(config, batch, cache, numerics, tap)
+        return step(config, batch, cache, numerics, tap)
 
     def greedy(
         self,
@@ -134,11 +134,23 @@ class CompiledStep:
         numerics: Numerics,
     ) -> Array | None:
         """As `model.ops.Step.greedy`; None of a model that is not covered."""
-        if not self.covers(config, numerics, params):
-            return None
-        self.prepare(params, config, numerics)
-        assert self._step is not None
-        return self._step.greedy(config, batch, cache, numerics)
+        step = self._step_of(params, config, numerics)
+        return None if step is None else step.greedy(config, batch, cache, numerics)
+
+    def _step_of(self, params: Params, config: ModelConfig, numerics: Numerics) -> Step | None:
+        """Its step, ready to be run; None: kernels do not cover it. The last answer is known."""
+        ready = self._ready
+        if (
+            ready is None
+            or ready[0] is not params
+            or ready[1] is not config
+            or ready[2] is not numerics
+        ):
+            if not self.covers(config, numerics, params):
+                return None
+            self.prepare(params, config, numerics)
+            self._ready = params, config, numerics
+        return self._step
 
 
 def numba_ops(

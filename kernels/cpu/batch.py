@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ OWN_BYTES = 6  # of a piece, a multiple of 64
 RUN_OF = 7  # address of (T,) int64: the run that a token is of
 RUNS = 8  # number of runs
 TABLES = 9  # address of (groups, runs) int64: address of a run's block table, (pages,) int64
-SLOTS = 10  # address of (groups, T) int64: page * P + place, where a token's key and value go
+PAGE_SIZE = 10  # P, positions of a page
 WORDS = 11
 
 ALIGNMENT = 64
@@ -59,50 +60,54 @@ def share(count, thread, threads):
 
 
 class Header:
-    """The header of one step and, in the same array, the lists that it points to.
+    """The header of a step and, in the same array, the lists that it points to.
 
-    One is made for every step, and a small model's step takes a tenth of a millisecond: asking
-    NumPy for an address, 2 us, is done once for all lists.
+    It is filled for every step, and a small model's step takes a tenth of a millisecond: asking
+    NumPy for a dozen small arrays would be a third of that. So it is put together as a plain list.
     """
 
     def __init__(self, batch: Batch, groups: int, page_size: int, own: Array, threads: int) -> None:
-        tokens, runs, rows = len(batch.ids), len(batch.runs), len(batch.logit_rows)
-        pages = sum(len(table) for run in batch.runs for table in run.pages)
-        size = WORDS + 3 * tokens + rows + groups * (runs + tokens) + pages
-        self.words = np.zeros(size, np.int64)
-        self.address = int(self.words.ctypes.data)  # what kernels are given as `batch`
-        self._end, self._own = WORDS, own
-        self.words[TOKENS], self.words[LOGITS], self.words[RUNS] = tokens, rows, runs
-        self.words[OWN], self.words[OWN_BYTES] = own.ctypes.data, own.nbytes // threads // 64 * 64
-        self._list(IDS, tokens)[:] = batch.ids
-        self._list(POSITIONS, tokens)[:] = batch.positions
-        self._list(LOGIT_ROWS, rows)[:] = batch.logit_rows
-        run_of, slots = self._list(RUN_OF, tokens), self._list(SLOTS, groups * tokens)
-        tables = self._list(TABLES, groups * runs)
+        """`groups` of layers with pages of their own; own: the threads' memory, in equal pieces."""
+        self._groups, self._page_size, self._own = groups, page_size, own
+        self._own_words = int(own.ctypes.data), own.nbytes // threads // 64 * 64
+        self._words = array("q")
+        self.address = 0  # what kernels are given as `batch`
+        self.longest = 0  # the batch's last position, plus 1
+        self.fill(batch)
+
+    def fill(self, batch: Batch) -> int:
+        """Describe this batch from now on; the address, which may be another than before."""
+        ids, positions, rows = (
+            each.tolist() for each in (batch.ids, batch.positions, batch.logit_rows)
+        )
+        run_of: list[int] = []
         for number, run in enumerate(batch.runs):
-            first, last = run.rows.start, run.rows.stop
-            run_of[first:last] = number
-            for group, table in enumerate(run.pages):
-                tables[group * runs + number] = self.address + 8 * self._end
-                self._take(len(table))[:] = table
-                if len(table):
-                    to = slice(group * tokens + first, group * tokens + last)
-                    slots[to] = _slots(batch.positions[first:last], table, page_size)
+            run_of += [number] * (run.rows.stop - run.rows.start)
+        tables, pages = self._tables(batch)
+        lists = (ids, positions, rows, run_of, tables, pages)
+        self._make_room(WORDS + sum(map(len, lists)))
+        starts = [self.address + 8 * WORDS]
+        for each in lists:
+            starts.append(starts[-1] + 8 * len(each))
+        tables[:] = [starts[5] + 8 * first for first in tables]
+        words = [len(ids), starts[0], starts[1], len(rows), starts[2], *self._own_words,
+                 starts[3], len(batch.runs), starts[4], self._page_size]  # fmt: skip
+        for each in lists:
+            words += each
+        self._words[: len(words)] = array("q", words)
+        self.longest = max(positions, default=-1) + 1
+        return self.address
 
-    def _list(self, word_of: int, count: int) -> Array:
-        """Room for so many numbers, to which a word points."""
-        self.words[word_of] = self.address + 8 * self._end
-        return self._take(count)
+    def _tables(self, batch: Batch) -> tuple[list[int], list[int]]:
+        """(groups * runs,) first place of each block table among all pages; these pages."""
+        tables, pages = [], []
+        for group in range(self._groups):
+            for run in batch.runs:
+                tables.append(len(pages))
+                pages += run.pages[group].tolist()
+        return tables, pages
 
-    def _take(self, count: int) -> Array:
-        self._end += count
-        return self.words[self._end - count : self._end]
-
-
-def _slots(positions: Array, table: Array, page_size: int) -> Array | int:
-    """Where these positions of a sequence are in its pages: page * P + place."""
-    if len(positions) == 1:  # plain numbers: NumPy would take longer than all else here
-        at = int(positions[0])
-        return int(table[at // page_size]) * page_size + at % page_size
-    slots: Array = np.asarray(table)[positions // page_size] * page_size + positions % page_size
-    return slots
+    def _make_room(self, words: int) -> None:
+        if words > len(self._words):
+            self._words = array("q", bytes(2 * 8 * words))
+            self.address = self._words.buffer_info()[0]

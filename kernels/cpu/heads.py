@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinymoe.kernels.cpu.batch import SLOTS, TOKENS, share, word
-from tinymoe.kernels.cpu.kernel import arguments, kernel
+from tinymoe.kernels.cpu.batch import (
+    PAGE_SIZE,
+    POSITIONS,
+    RUN_OF,
+    RUNS,
+    TABLES,
+    TOKENS,
+    share,
+    word,
+)
+from tinymoe.kernels.cpu.kernel import arguments, inlined, kernel
 from tinymoe.kernels.cpu.rows import piece, put_piece
 from tinymoe.kernels.cpu.simd import f64_of, i64_at, pick, splat
 
@@ -24,6 +33,15 @@ def clip(args: Any, batch: Any, thread: Any, threads: Any) -> None:
             put_piece(at, v, width - k)
 
 
+@inlined
+def slot_of(batch, group, t):
+    """Where a token's key and value go in its pages: page * P + place."""
+    run, position = i64_at(word(batch, RUN_OF) + 8 * t), i64_at(word(batch, POSITIONS) + 8 * t)
+    table = i64_at(word(batch, TABLES) + 8 * (group * word(batch, RUNS) + run))
+    size = word(batch, PAGE_SIZE)
+    return i64_at(table + 8 * (position // size)) * size + position % size
+
+
 @kernel("x x_stride x_head heads width pages position_stride head_stride group")
 def write_pages(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """Each token's keys (or values) to its slot in the pages of a cache group.
@@ -34,12 +52,10 @@ def write_pages(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     (x, x_stride, x_head, heads, width, pages, position_stride, head_stride, group) = arguments(
         args, 9
     )
-    tokens = word(batch, TOKENS)
-    slots = word(batch, SLOTS) + 8 * group * tokens
-    first, last = share(tokens * heads, thread, threads)
+    first, last = share(word(batch, TOKENS) * heads, thread, threads)
     for item in range(first, last):
         t, head = item // heads, item % heads
         at = x + 4 * (t * x_stride + head * x_head)
-        to = pages + 4 * (i64_at(slots + 8 * t) * position_stride + head * head_stride)
+        to = pages + 4 * (slot_of(batch, group, t) * position_stride + head * head_stride)
         for k in range(0, width, 16):
             put_piece(to + 4 * k, piece(at + 4 * k, width - k), width - k)

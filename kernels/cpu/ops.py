@@ -220,9 +220,9 @@ class CpuOps:
 
 
 def tokens_alone(count: int) -> Batch:
-    """A batch of so many rows, of which nothing else is known."""
-    none = np.zeros(count, np.int64)
-    return Batch(none, none, (), none[:0])
+    """A batch of so many rows, numbered, of which nothing else is known."""
+    numbers = np.arange(count)
+    return Batch(numbers, numbers, (), numbers[:0])
 
 
 def _given(x: Array) -> Array:

@@ -6,15 +6,24 @@ layer by layer, for each family. `Plan.taps` says where the activations lie afte
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
 
-from tinymoe.core import Array, AttentionCard, ModelConfig, Numerics, RopeCard
+from tinymoe.core import (
+    Array,
+    AttentionCard,
+    ModelConfig,
+    Numerics,
+    PagedKeysValues,
+    RopeCard,
+)
 from tinymoe.kernels.cpu import batch as header
 from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu import routing, top1
+from tinymoe.kernels.cpu.batch import Header
 from tinymoe.kernels.cpu.buffers import Buffers
 from tinymoe.kernels.cpu.inputs import codes_of, quantise_into
 from tinymoe.kernels.cpu.norm import rmsnorm
@@ -37,19 +46,23 @@ class Plan:
         weights: Weights,
         config: ModelConfig,
         numerics: Numerics,
-        pages: Callable[[int], tuple[Array, Array]],
+        cache: PagedKeysValues,
         tokens: int,
         *,
         threads: int,
         traced: bool,
     ) -> None:
-        """`pages`: key and value pages of a layer, as `PagedKeysValues.layer` gives them."""
-        self.config, self.numerics, self.pages = config, numerics, pages
-        self.threads = threads
+        """`traced`: every activation gets an array of its own.
+
+        Of the cache its pages alone are held: it can go, and the plan with it (`Step._plan`).
+        """
+        self.config, self.numerics, self.threads = config, numerics, threads
+        self._cache, self.page_size = weakref.ref(cache), cache.page_size
+        self.header: Header | None = None  # of the batch that it was last run for
         self.program, self.buffers = Program(), Buffers(tokens, traced)
         self.rounding = int(numerics.storage == "bfloat16")
         self.taps: list[tuple[str, View]] = []
-        self.turns: dict[RopeCard, Turns] = {}  # written every step
+        self.turns: dict[RopeCard, Turns] = {}
         self.width = config.hidden_size
         self._build(weights)
 
@@ -62,6 +75,23 @@ class Plan:
             routing.own_words(router.experts, router.top_k),
             own_words(self.config),
         )
+
+    def fits(
+        self, config: ModelConfig, numerics: Numerics, cache: PagedKeysValues, tokens: int
+    ) -> bool:
+        """It is of this model and cache, and has room for so many tokens."""
+        return (
+            self._cache() is cache
+            and self.config is config
+            and self.numerics is numerics
+            and self.buffers.tokens >= tokens
+        )
+
+    def pages(self, layer: int) -> tuple[Array, Array]:
+        """Key and value pages of a layer, as `PagedKeysValues.layer` gives them."""
+        cache = self._cache()
+        assert cache is not None  # it is there while the plan is made
+        return cache.layer(layer)
 
     def _build(self, weights: Weights) -> None:
         config, width = self.config, self.width
@@ -224,7 +254,7 @@ class Plan:
     def turns_of(self, card: RopeCard) -> Turns:
         """The card's cosines and sines, one for all layers that share it."""
         if card not in self.turns:
-            self.turns[card] = Turns(card, self.numerics, self.buffers.tokens)
+            self.turns[card] = Turns(card, self.numerics)
         return self.turns[card]
 
     def attention_card(self, layer: int) -> AttentionCard:

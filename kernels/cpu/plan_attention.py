@@ -23,33 +23,21 @@ POSITIONS = 1024  # of a first table; it doubles as sequences grow
 
 
 class Turns:
-    """Cosines and sines of one rope card, and those of a step's tokens where kernels find them."""
+    """Cosines and sines of one rope card, of all positions that a step has met, and more."""
 
-    def __init__(self, card: RopeCard, numerics: Numerics, tokens: int) -> None:
+    def __init__(self, card: RopeCard, numerics: Numerics) -> None:
         self.card, self.numerics = card, numerics
-        half = card.rotary_dim // 2
-        self._now = [header.aligned(tokens * half + 16).reshape(-1) for _ in range(2)]
-        self._tables: tuple[Array, Array] = (np.zeros((0, half)), np.zeros((0, half)))
-        self.words = np.array([now.ctypes.data for now in self._now], np.int64)
-        self._half = half
+        self.words = np.zeros(2, np.int64)  # where kernels find both
+        self._made: tuple[Array, ...] = ()
+        self._positions = 0
 
-    def fill(self, positions: Array) -> None:
-        """Those of positions (T,), as `rope_tables` has them."""
-        needed = int(positions.max()) + 1 if len(positions) else 0
-        if needed > len(self._tables[0]):
-            size = max(POSITIONS, 1 << (needed - 1).bit_length())
-            made = rope_tables(np.arange(size), self.card, self.numerics)
-            self._tables = (made[0][:, 0], made[1][:, 0])  # (positions, d/2) each
-        shape = (len(positions), self._half)
-        for now, table in zip(self._now, self._tables, strict=True):
-            out = now[: shape[0] * shape[1]].reshape(shape)
-            np.take(table, positions, axis=0, out=out, mode="clip")
-
-
-def fill_tables(plan: Plan, positions: Array) -> None:
-    """What a step's kernels need of positions (T,) besides the numbers themselves."""
-    for turns in plan.turns.values():
-        turns.fill(positions)
+    def reach(self, positions: int) -> None:
+        """Have those of so many positions, as `rope_tables` has them: (positions, d/2) each."""
+        if positions > self._positions:
+            self._positions = max(POSITIONS, 1 << (positions - 1).bit_length())
+            made = rope_tables(np.arange(self._positions), self.card, self.numerics)
+            self._made = tuple(np.ascontiguousarray(each[:, 0]) for each in made)
+            self.words[:] = [each.ctypes.data for each in self._made]
 
 
 def own_words(config: ModelConfig) -> int:

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinymoe.core import Array
 from tinymoe.kernels.cpu.kernel import Kernel
+
+
+class Code(NamedTuple):
+    """Instructions as threads read them: two words each, a kernel's address and its arguments'."""
+
+    address: int
+    length: int
+    words: Array  # (length, 2) int64, kept alive
+
+    @classmethod
+    def of(cls, words: Array) -> Code:
+        """Those of an array (n, 2) int64."""
+        return cls(int(words.ctypes.data), len(words), words)
 
 
 class Program:
@@ -22,7 +35,7 @@ class Program:
         self.names: list[str] = []
         self._added: list[tuple[Kernel, dict[str, Any]]] = []
         self._kept: list[Array] = []
-        self._array: Array | None = None
+        self._code: Code | None = None
 
     def add(self, kernel: Kernel, **named: Any) -> None:
         """One more instruction. Nothing is compiled yet."""
@@ -32,7 +45,7 @@ class Program:
             )
         self._added.append((kernel, named))
         self.names.append(kernel.name)
-        self._array = None
+        self._code = None
 
     def without_last(self) -> Program:
         """All instructions but the last, to be followed by others."""
@@ -52,21 +65,19 @@ class Program:
         return list(dict.fromkeys(called))
 
     @property
-    def code(self) -> Array:
-        """(instructions, 2) int64, for `Team.run`: now every kernel is needed."""
-        if self._array is None:
+    def code(self) -> Code:
+        """For `Team.run`: now every kernel is needed."""
+        if self._code is None:
             self._kept = [
                 np.array([_word(named[field]) for field in kernel.fields], np.int64)
                 for kernel, named in self._added
             ]
-            self._array = np.array(
-                [
-                    (kernel.address, words.ctypes.data)
-                    for (kernel, _), words in zip(self._added, self._kept, strict=True)
-                ],
-                np.int64,
-            ).reshape(-1, 2)
-        return self._array
+            pairs = [
+                (kernel.address, words.ctypes.data)
+                for (kernel, _), words in zip(self._added, self._kept, strict=True)
+            ]
+            self._code = Code.of(np.array(pairs, np.int64).reshape(-1, 2))
+        return self._code
 
 
 def _word(value: Any) -> int:

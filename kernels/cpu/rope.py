@@ -6,7 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from tinymoe.kernels.cpu.batch import TOKENS, share, word
+from tinymoe.kernels.cpu.batch import POSITIONS, TOKENS, share, word
 from tinymoe.kernels.cpu.kernel import arguments, kernel
 from tinymoe.kernels.cpu.lazily import operation as _op
 from tinymoe.kernels.cpu.rows import kept, piece, put_piece
@@ -31,9 +31,9 @@ def rope(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """Turn each head of each token's row of x; the result to `out`, which may be x.
 
     Heads lie `x_head` numbers apart (0: one that all heads of out share), rows `x_stride`.
-    `turns`: two words, the addresses of cosines and sines (T, rotary_dim / 2) float32, which may
-    change from step to step. Each product and the sum round once, as in the definition: the same
-    bits. Dimensions from rotary_dim to `dim` are copied.
+    `turns`: two words, the addresses of cosines and sines (positions, rotary_dim / 2) float32,
+    which may change from step to step. Each product and the sum round once, as in the definition:
+    the same bits. Dimensions from rotary_dim to `dim` are copied.
     """
     (x, x_stride, x_head, out, out_stride, out_head, heads, dim, rotary_dim, interleaved, turns,
      rounding) = arguments(args, 12)  # fmt: skip
@@ -41,8 +41,8 @@ def rope(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     first, last = share(word(batch, TOKENS) * heads, thread, threads)
     for item in range(first, last):
         t, head = item // heads, item % heads
-        cosine = i64_at(turns) + 4 * half * t
-        sine = i64_at(turns + 8) + 4 * half * t
+        angle = 4 * half * i64_at(word(batch, POSITIONS) + 8 * t)
+        cosine, sine = i64_at(turns) + angle, i64_at(turns + 8) + angle
         at = x + 4 * (t * x_stride + head * x_head)
         to = out + 4 * (t * out_stride + head * out_head)
         if interleaved:  # pairs 2j, 2j + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,7 @@ from tinymoe.core import (
 from tinymoe.kernels.cpu.batch import Header, aligned
 from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.plan import Plan
-from tinymoe.kernels.cpu.plan_attention import fill_tables
-from tinymoe.kernels.cpu.program import Program
+from tinymoe.kernels.cpu.program import Code, Program
 from tinymoe.kernels.cpu.team import Team
 from tinymoe.kernels.cpu.threads import announce, follow, lead
 from tinymoe.kernels.cpu.weights import Weights
@@ -60,6 +60,9 @@ class Step:
         self.weights, self.team = weights, team
         self.spent: dict[str, float] | None = None  # seconds by kernel, while somebody asks
         self._own = aligned(0, np.uint8)
+        self._latest: dict[bool, Callable[[], Plan | None]] = dict.fromkeys(
+            (False, True), lambda: None
+        )  # traced or not: the plan that was run last
         self._plans: weakref.WeakKeyDictionary[Any, dict[Any, Plan]] = weakref.WeakKeyDictionary()
 
     def __call__(
@@ -73,8 +76,7 @@ class Step:
         """Logits (R, V) of a batch, float32; as `forward`, of a model that is covered."""
         traced, tokens = tap is not no_tap, len(batch.ids)
         plan = self._plan(config, numerics, cache, tokens, traced)
-        header = self._header(plan, config, batch, cache)
-        self._run(plan.program, header.address)
+        self._run(plan.program, self._describe(plan, batch))
         if traced:
             tap("tokens", batch.ids)
             for name, view in plan.taps:
@@ -90,17 +92,18 @@ class Step:
     ) -> Array:
         """Ids (R,) of each row's largest logit, the lowest of equals; -1: see its logits."""
         plan = self._plan(config, numerics, cache, len(batch.ids), traced=False)
-        header = self._header(plan, config, batch, cache)
-        self._run(plan.greedy, header.address)
+        self._run(plan.greedy, self._describe(plan, batch))
         return plan.ids[: len(batch.logit_rows)].copy()
 
-    def _header(
-        self, plan: Plan, config: ModelConfig, batch: Batch, cache: PagedKeysValues
-    ) -> Header:
-        """What a step's kernels are told of its batch."""
-        fill_tables(plan, batch.positions)
-        memory, threads = self._memory(plan), self.team.threads
-        return Header(batch, len(config.cache_groups), cache.page_size, memory, threads)
+    def _describe(self, plan: Plan, batch: Batch) -> int:
+        """Tell a step's kernels of its batch: the address of its header."""
+        if plan.header is None:
+            groups, memory = len(plan.config.cache_groups), self._memory(plan)
+            plan.header = Header(batch, groups, plan.page_size, memory, self.team.threads)
+        address = plan.header.fill(batch)
+        for turns in plan.turns.values():
+            turns.reach(plan.header.longest)
+        return address
 
     def kernels(self, config: ModelConfig, numerics: Numerics) -> list[Kernel]:
         """What a step of this model needs, found by planning one."""
@@ -117,7 +120,7 @@ class Step:
             return
         for number, name in enumerate(program.names):
             begin = time.perf_counter()
-            self.team.run(code[number : number + 1], batch)
+            self.team.run(Code.of(code.words[number : number + 1]), batch)
             self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begin
 
     def _plan(
@@ -129,6 +132,9 @@ class Step:
         traced: bool,
     ) -> Plan:
         """The plan for this cache with room for so many tokens, made when there is none."""
+        latest = self._latest[traced]()
+        if latest is not None and latest.fits(config, numerics, cache, tokens):
+            return latest  # as nearly always: no dictionary is as quick
         plans = self._plans.setdefault(cache, {})
         key = (id(config), numerics, traced)
         plan = plans.get(key)
@@ -138,12 +144,13 @@ class Step:
                 self.weights,
                 config,
                 numerics,
-                cache.layer,
+                cache,
                 room,
                 threads=self.team.threads,
                 traced=traced,
             )
             plans[key] = plan
+        self._latest[traced] = weakref.ref(plan)
         return plan
 
     def _memory(self, plan: Plan) -> Array:

@@ -10,12 +10,10 @@ import numpy as np
 
 from tinymoe.core import Array, TinymoeError
 from tinymoe.kernels.cpu.cores import physical_cores as physical_cores
+from tinymoe.kernels.cpu.program import Code
 from tinymoe.kernels.cpu.threads import (
-    BATCH,
-    LENGTH,
     LINE,
     OWN,
-    PROGRAM,
     STEPS,
     announce,
     follow,
@@ -54,17 +52,15 @@ class Team:
         self._pid = 0
         self._shared = _Shared(self.threads)
 
-    def run(self, program: Array, batch: int) -> None:
-        """One step: every instruction of `program` (n, 2) int64, helped by all, to its end."""
+    def run(self, code: Code, batch: int) -> None:
+        """One step: every instruction of `code`, helped by all, to its end."""
         if self._pid != os.getpid():  # the first step, or a forked process: threads stay behind
             self._start()
-        words, shared = self._shared.words, self._shared
-        words[PROGRAM], words[LENGTH], words[BATCH] = program.ctypes.data, len(program), batch
-        if self.threads > 1:
-            announce(shared.address)
-            if shared.sleepers:  # who is not asleep yet looks before it sleeps
-                with shared.woken:
-                    shared.woken.notify_all()
+        shared = self._shared
+        announce(shared.address, code.address, code.length, batch)
+        if shared.sleepers:  # who is not asleep yet looks before it sleeps
+            with shared.woken:
+                shared.woken.notify_all()
         lead(shared.address, self.threads)
 
     @property

@@ -83,8 +83,11 @@ def run_program(shared, thread, threads):
 
 
 @helper
-def announce(shared):
-    """Say that there is a step; what was written before is seen by who sees it."""
+def announce(shared, program, length, batch):
+    """Say that there is a step, and which; who sees that sees all that was written before."""
+    put_i64(shared + 8 * PROGRAM, program)
+    put_i64(shared + 8 * LENGTH, length)
+    put_i64(shared + 8 * BATCH, batch)
     atomic_add(shared + 8 * STEPS, 1)
 
 
