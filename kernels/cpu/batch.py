@@ -100,7 +100,8 @@ class Header:
 
     def _tables(self, batch: Batch) -> tuple[list[int], list[int]]:
         """(groups * runs,) first place of each block table among all pages; these pages."""
-        tables, pages = [], []
+        tables: list[int] = []
+        pages: list[int] = []
         for group in range(self._groups):
             for run in batch.runs:
                 tables.append(len(pages))
