@@ -28,6 +28,8 @@ def every_kernel() -> Iterator[Kernel]:
     seen: set[int] = set()
     for name in FORMATS:
         yield multiply(name)
+    for name in WHOLE:
+        yield multiply_fixed(name)
     for module in iter_modules(cpu.__path__):
         if module.name in APART:
             continue

@@ -1,9 +1,12 @@
-"""Products whose input is quantised as the checkpoint says: which ones kernels compute, and how.
+"""What a product's input becomes on its way in: codes, as the checkpoint says, or fixed point.
 
-The definition multiplies values (`model/weights.py`); kernels multiply the codes that these values
+Codes: the definition multiplies values (`model/weights.py`); kernels multiply the codes that these values
 were made of, as the engines do for which such checkpoints are made. The codes are the same, bit
 for bit, for the same x. The product is exact within a block, where the definition's has a rounding
 in each value and each sum; both are within `emulation_bound` of what codes and scales stand for.
+
+Fixed point (`fixed.py`): where activations are kept in BF16 and weights in four bits. Products of
+float32 activations, and of any other weights, take x as it is.
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ import numpy as np
 from tinymoe.core import Array, TinymoeError
 from tinymoe.formats.e2m1 import RULES
 from tinymoe.formats.inputs import InputFormat
+from tinymoe.kernels.cpu import fixed_rows
+from tinymoe.kernels.cpu.batch import TOKENS
 from tinymoe.kernels.cpu.coded_rows import quantised_rows, row_bytes
 from tinymoe.kernels.cpu.codes import rounding_of
+from tinymoe.kernels.cpu.fixed import multiply_fixed
 from tinymoe.kernels.cpu.linear import tiles_of
 from tinymoe.kernels.cpu.packed import Inputs, Packed
 from tinymoe.kernels.cpu.w4a4 import multiply_codes
@@ -84,19 +90,37 @@ def with_inputs(packed: Packed, formats: tuple[InputFormat, ...]) -> Packed:
     return replace(packed, row_scales=np.ascontiguousarray(alphas), inputs=Inputs(divisors))
 
 
-def quantise_into(
+def given(
     plan: Plan,
     x: Array,
     weight: Packed,
     *,
+    count: int = TOKENS,
+    rows: int = 0,
     per_token: int = 1,
     shared: int = 1,
     ids: Array | None = None,
-) -> Array:
-    """An instruction before the product with `weight`: rows of codes, of `per_token` a token.
+) -> dict[str, Any]:
+    """x and a weight as the arguments of `linear` and `experts`; before it, what x must become.
 
-    shared: rows of the result that are made of one of x; ids: the expert of each.
+    count, rows: as `linear` has them, of x with `per_token` rows a token. Codes alone: `shared`
+    rows of the result are made of one of x, so that each has its expert's scale; ids: the expert of
+    each row.
     """
+    if weight.inputs is not None:
+        x = _quantised_rows(plan, x, weight, per_token * shared, shared, ids)
+        multiply_it = multiply_codes(weight.form.name)
+    elif plan.rounding and weight.form.name in KERNELS:
+        x = _fixed_rows(plan, x, weight, count, rows, per_token)
+        multiply_it = multiply_fixed(weight.form.name)
+    else:
+        return {"x": x, "x_stride": x.shape[1], **tiles_of(weight)}
+    return {"x": x, "x_stride": x.shape[1], **tiles_of(weight), "multiply": multiply_it}
+
+
+def _quantised_rows(
+    plan: Plan, x: Array, weight: Packed, per_token: int, shared: int, ids: Array | None
+) -> Array:
     assert weight.inputs is not None
     block = weight.form.block
     size = row_bytes(weight.columns, block)
@@ -112,6 +136,26 @@ def quantise_into(
         ids=ids if len(weight.inputs.divisors) > 1 else None,
         divisors=weight.inputs.divisors,
         **rounding_of(RULES["cuda"])._asdict(),
+        out=coded,
+        out_bytes=4 * coded.shape[1],
+    )
+    return coded
+
+
+def _fixed_rows(
+    plan: Plan, x: Array, weight: Packed, count: int, rows: int, per_token: int
+) -> Array:
+    size = fixed_rows.row_bytes(weight.padded)
+    coded = plan.buffers.rows("fixed", size // 4, per_token)
+    plan.program.add(
+        fixed_rows.fixed_rows,
+        x=x,
+        x_stride=x.shape[1],
+        count=count,
+        rows=rows,
+        per_token=per_token,
+        columns=weight.columns,
+        blocks=weight.padded // fixed_rows.BLOCK,
         out=coded,
         out_bytes=4 * coded.shape[1],
     )

@@ -35,6 +35,31 @@ def doubled(builder: Any, codes: Any) -> Any:
     return byte_table(builder, [value & 0xFF for value in DOUBLED], codes)
 
 
+def lifted(builder: Any, codes: Any) -> Any:
+    """32 codes 0 .. 15 to twice their values plus LIFT."""
+    return byte_table(builder, LIFTED, codes)
+
+
+def nibbles(builder: Any, both: Any) -> list[Any]:
+    """32 bytes as 2 x 32 codes: the low nibbles, and the high ones."""
+    low = ir.Constant(U8.llvm, [15] * 32)
+    return [builder.and_(part, low) for part in (both, _down_four(builder, both))]
+
+
+def _down_four(builder: Any, both: Any) -> Any:
+    """Each byte's high nibble in the place of its low one: CPUs shift words, not bytes."""
+    words = builder.bitcast(both, HALVES)
+    return builder.bitcast(builder.lshr(words, ir.Constant(HALVES, [4] * 16)), U8.llvm)
+
+
+def interleaved(builder: Any, x: Any, y: Any, half: int) -> Any:
+    """x and y by turns, of the lower or upper half of each 8 lanes: 16 int16."""
+    lanes = [
+        8 * group + 4 * half + k + side for group in (0, 1) for k in range(4) for side in (0, 16)
+    ]
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_INT, 16), lanes))
+
+
 def _has_avx2() -> bool:
     return "+avx2" in features()
 
@@ -69,10 +94,20 @@ def byte_pairs(builder: Any, unsigned: Any, signed: Any) -> Any:
 
 def half_pairs(builder: Any, x: Any) -> Any:
     """16 int16 -> 8 int32: x[2i] + x[2i+1]."""
+    return pairs_times(builder, x, (1, 1))
+
+
+def pairs_times(builder: Any, x: Any, factors: tuple[int, int]) -> Any:
+    """16 int16 -> 8 int32: x[2i] times the one factor plus x[2i+1] times the other."""
     if _has_avx2():
-        ones = ir.Constant(HALVES, [1] * 16)
-        return _call(builder, "llvm.x86.avx2.pmadd.wd", WORDS, [x, ones])
-    both = [builder.sext(_every_second(builder, x, first), WORDS) for first in (0, 1)]
+        times = ir.Constant(HALVES, [*factors] * 8)
+        return _call(builder, "llvm.x86.avx2.pmadd.wd", WORDS, [x, times])
+    both = [
+        builder.mul(
+            builder.sext(_every_second(builder, x, first), WORDS), ir.Constant(WORDS, [by] * 8)
+        )
+        for first, by in enumerate(factors)
+    ]
     return builder.add(*both)
 
 

@@ -25,7 +25,7 @@ from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu import routing, top1
 from tinymoe.kernels.cpu.batch import Header
 from tinymoe.kernels.cpu.buffers import Buffers
-from tinymoe.kernels.cpu.inputs import codes_of, quantise_into
+from tinymoe.kernels.cpu.inputs import given
 from tinymoe.kernels.cpu.norm import rmsnorm
 from tinymoe.kernels.cpu.pack import Packed
 from tinymoe.kernels.cpu.plan_attention import Turns, own_words, plan_attention
@@ -113,7 +113,7 @@ class Plan:
             x = plan_moe(self, x, ffn, layer) if isinstance(ffn, Moe) else self.dense(x, ffn, layer)
         normed = self.norm(x, weights.final_norm, "final_norm")
         self.tap("final_norm", normed, width)
-        self._head, self._normed = (weights.head, weights.head_bias), normed
+        self._head_bias = weights.head_bias
         self.logits = self.buffers.rows("logits", weights.head.pairs * 32)
         self.product(
             normed,
@@ -128,15 +128,13 @@ class Plan:
     @cached_property
     def greedy(self) -> Program:
         """The program whose head leaves `ids` alone: compiled when it is first wanted."""
-        (weight, bias), room = self._head, self.buffers.tokens
+        bias, room = self._head_bias, self.buffers.tokens
         found = header.aligned(top1.FOUND // 8 * room * self.threads, np.int64)
         self.ids = header.aligned(room, np.int64)
         program = self.program.without_last()
         program.add(
             top1.head,
-            x=self._normed,
-            x_stride=self._normed.shape[1],
-            **product.tiles_of(weight),
+            **self._head,
             bias=bias,
             divisor=float(np.float32(self.config.multipliers.logits_divisor)),
             vocabulary=self.config.vocab_size,
@@ -199,16 +197,12 @@ class Plan:
         rows: int = 0,
     ) -> None:
         """out = x times a matrix; with `residual`, that plus so much times the residual factor."""
-        tiles = product.tiles_of(weight)
-        if weight.inputs is not None:
-            x, tiles = quantise_into(self, x, weight), codes_of(weight)
+        self._head = given(self, x, weight, count=count, rows=rows)  # of the last product
         self.program.add(
             product.linear,
-            x=x,
-            x_stride=x.shape[1],
+            **self._head,
             count=count,
             rows=rows,
-            **tiles,
             bias=bias,
             out=out,
             out_stride=out.shape[1],

@@ -9,7 +9,7 @@ import numpy as np
 from tinymoe.core import Array, RouterCard
 from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu import routing
-from tinymoe.kernels.cpu.inputs import codes_of, quantise_into
+from tinymoe.kernels.cpu.inputs import given
 from tinymoe.kernels.cpu.residual import combine
 from tinymoe.kernels.cpu.weights import Moe, Shared
 
@@ -149,33 +149,22 @@ def _experts(
         "alpha": float(card.clamp_alpha or 0),
         "rounding": plan.rounding,
     }
-    tiles, chosen = product.tiles_of(params.gate_up), top_k
-    if params.gate_up.inputs is not None:
-        tiles, own = codes_of(params.gate_up), len(params.gate_up.inputs.divisors) > 1
-        several, chosen = (top_k, 0) if own else (1, top_k)
-        x = quantise_into(plan, x, params.gate_up, per_token=several, shared=several, ids=ids)
+    inputs = params.gate_up.inputs
+    apart = inputs is not None and len(inputs.divisors) > 1
     plan.program.add(
         product.experts,
-        x=x,
-        x_stride=x.shape[1],
-        top_k=chosen,
-        **tiles,
+        **given(plan, x, params.gate_up, shared=top_k if apart else 1, ids=ids),
+        top_k=0 if apart else top_k,
         bias=params.gate_up_bias,
         out=hidden,
         out_stride=hidden.shape[1],
         kind=product.CLAMPED if clamped else product.SWIGLU,
         **common,
     )
-    x, tiles = hidden, product.tiles_of(params.down)
-    if params.down.inputs is not None:
-        tiles = codes_of(params.down)
-        x = quantise_into(plan, hidden, params.down, per_token=top_k, ids=ids)
     plan.program.add(
         product.experts,
-        x=x,
-        x_stride=x.shape[1],
+        **given(plan, hidden, params.down, per_token=top_k, ids=ids),
         top_k=0,
-        **tiles,
         bias=params.down_bias,
         out=rows,
         out_stride=rows.shape[1],

@@ -1,0 +1,283 @@
+"""Four-bit weights times activations in fixed point: whole numbers in a block, float32 across them.
+
+    y[n] = sum over blocks b of 16 columns of (unit[b] / 2 * s[n, b]) * sum of q[k] 2 w[n, k]
+
+q and its unit: `fixed_rows.py`. The inner sum is exact, however it is made: |sum| <= 16 * 2^13 *
+12 < 2^24, so that float32 holds it, too. So is unit / 2 * s, a power of two times four bits. There
+is one rounding a block, where its term is added, from the first block to the last:
+
+    y = fma(sum[0], unit[0] / 2 * s[0], 0); y = fma(sum[1], unit[1] / 2 * s[1], y); ...
+
+Against the exact product of x and w: |error| <= n u / (1 - n u) * sum |terms|, n = K / 16, and
+what fixed point takes from x, sum over b of 2^-14 2^e[b] sum |w| of the block. A chain of float32
+in `chains.py` has K roundings in place of the first, and nothing of the second.
+
+Why: to multiply a four-bit code as float32 a CPU first makes 32 bits of it; here it stays a byte,
+and an instruction multiplies 32 of them. That is twice the weights in a second, on AVX2.
+
+For few tokens a weight's codes go through registers, with LIFT on their side (`integers.py`). For
+many they are laid out once for all tokens, 128 columns at a time, as bytes with their sign, and
+the digits of x have LIFT on theirs; then -LIFT times a row's weights is what has to be added. Both
+make the same whole number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from tinymoe.kernels.cpu import fixed_rows as rows_of
+from tinymoe.kernels.cpu.chains import _intrinsic, _rolled
+from tinymoe.kernels.cpu.fixed_rows import BLOCK, DIGIT_BYTES, FEW, RADIX
+from tinymoe.kernels.cpu.integers import (
+    HALVES,
+    WORDS,
+    byte_pairs,
+    doubled,
+    interleaved,
+    joined,
+    lifted,
+    nibbles,
+    pairs_times,
+)
+from tinymoe.kernels.cpu.kernel import Kernel, helper
+from tinymoe.kernels.cpu.multiply import _clear
+from tinymoe.kernels.cpu.simd import F32, U8, fused, spread
+from tinymoe.kernels.cpu.tiles import FORMATS, Format, load_at
+
+_WORD, _INT = ir.IntType(64), ir.IntType(32)
+TILES, DIGITS = 2, 2
+DEEP = 128  # columns that are laid out at a time
+_PAIRS = BLOCK // 2
+_TILE = 32 * _PAIRS  # bytes of a block of one tile, laid out
+_SIDES = TILES * 64 * 2  # before it, of both tiles: what has to be added, and scales
+_LAID_OUT = _SIDES + TILES * _TILE
+SCRATCH = DEEP // BLOCK * _LAID_OUT
+
+
+def _at(builder: Any, address: Any, kind: Any, offset: int = 0) -> Any:
+    return builder.inttoptr(builder.add(address, _WORD(offset)), kind.as_pointer())
+
+
+def _plus(builder: Any, base: Any, index: Any, step: int) -> Any:
+    return builder.add(base, builder.mul(index, _WORD(step)))
+
+
+class _Row:
+    """Where a row of x is read: its digits, with or without sign, and what else a block has."""
+
+    def __init__(self, builder: Any, start: Any, blocks: Any, with_sign: bool) -> None:
+        kinds = builder.mul(blocks, _WORD(DIGIT_BYTES))
+        self.builder = builder
+        self.digits = start if with_sign else builder.add(start, kinds)
+        self.more = builder.add(start, builder.mul(kinds, _WORD(2)))
+
+    def pair(self, block: Any, pair: Any, digit: int, offset: int = 0) -> Any:
+        """Two columns' digits, 16 times: 32 bytes."""
+        builder = self.builder
+        at = _plus(builder, _plus(builder, self.digits, block, DIGIT_BYTES), pair, 4)
+        both = builder.load(_at(builder, at, _INT, 2 * BLOCK * digit + offset), align=4)
+        return builder.bitcast(spread(builder, both, WORDS), U8.llvm)
+
+    def lift(self, block: Any) -> Any:
+        """-12 sum q, 8 times."""
+        at = _plus(self.builder, self.more, block, 8)
+        return spread(self.builder, self.builder.load(_at(self.builder, at, _INT), align=4), WORDS)
+
+    def half_unit(self, block: Any) -> Any:
+        """unit / 2, 16 times."""
+        at = _at(self.builder, _plus(self.builder, self.more, block, 8), ir.FloatType(), 4)
+        return spread(self.builder, self.builder.load(at, align=4), F32.llvm)
+
+
+class _Sums:
+    """Sums of pairs of columns: 16 int16 for each row of x, tile and digit, held in registers."""
+
+    def __init__(self, builder: Any, rows: int) -> None:
+        self.builder = builder
+        every = [(r, t, d) for r in range(rows) for t in range(TILES) for d in range(DIGITS)]
+        self.held = {each: cgutils.alloca_once(builder, HALVES) for each in every}
+
+    def clear(self) -> None:
+        """A block begins."""
+        for place in self.held.values():
+            self.builder.store(ir.Constant(HALVES, [0] * 16), place)
+
+    def add(self, row: int, tile: int, digit: int, products: Any) -> None:
+        """One more pair of columns."""
+        place = self.held[row, tile, digit]
+        self.builder.store(self.builder.add(self.builder.load(place), products), place)
+
+    def whole(self, row: int, tile: int) -> list[Any]:
+        """Both digits in one number: 2 x 8 int32, rows 0 .. 7 and 8 .. 15."""
+        low, high = (self.builder.load(self.held[row, tile, d]) for d in range(DIGITS))
+        return [
+            pairs_times(self.builder, interleaved(self.builder, low, high, half), (1, RADIX))
+            for half in range(2)
+        ]
+
+
+def _add_term(builder: Any, whole: list[Any], scale: Any, to: Any) -> None:
+    """One block more of 16 rows' sums."""
+    number = builder.sitofp(joined(builder, *whole), F32.llvm)
+    builder.store(fused(builder, number, scale, builder.load(to, align=4)), to, align=4)
+
+
+def _parts(form: Format) -> range:
+    """A weight's block has so many of ours."""
+    return range(form.block // BLOCK)
+
+
+def _few(form: Format, tokens: int) -> Callable[..., Any]:
+    """`f(weight, columns, rows, sums)`: 32 rows of a weight times `tokens` rows of x."""
+
+    def build(builder: Any, weight: Any, columns: Any, rows: Any, sums: Any) -> None:
+        blocks = builder.udiv(columns, _WORD(BLOCK))
+        starts = [builder.load(_at(builder, rows, _WORD, 8 * t)) for t in range(tokens)]
+        xs = [_Row(builder, start, blocks, True) for start in starts]
+        held = _Sums(builder, tokens)
+        count = builder.udiv(columns, _WORD(form.block))
+        with cgutils.for_range(builder, count) as loop:
+            at = _plus(builder, weight, loop.index, form.block_bytes)
+            for part in _parts(form):
+                block = builder.add(builder.mul(loop.index, _WORD(len(_parts(form)))), _WORD(part))
+                quads = builder.add(at, _WORD(2 * form.scale_bytes + part * 8 * form.quad_bytes))
+                held.clear()
+
+                def quad(number: Any, quads: Any = quads, block: Any = block) -> None:
+                    place = _plus(builder, quads, number, 2 * form.quad_bytes)
+                    codes = [
+                        nibbles(builder, load_at(builder, place, U8.llvm, form.tile_step * tile))
+                        for tile in range(TILES)
+                    ]
+                    ws = [[lifted(builder, half) for half in both] for both in codes]
+                    pair = builder.mul(number, _WORD(2))
+                    for half in range(2):
+                        for t, x in enumerate(xs):
+                            for digit in range(DIGITS):
+                                two = x.pair(block, pair, digit, 4 * half)
+                                for tile in range(TILES):
+                                    products = byte_pairs(builder, ws[tile][half], two)
+                                    held.add(t, tile, digit, products)
+
+                _rolled(builder, 0, BLOCK // 4, quad)
+                for tile in range(TILES):
+                    place = builder.add(at, _WORD(form.scale_bytes * tile))
+                    scale = form.scale(builder, place)  # type: ignore[misc]
+                    for t, x in enumerate(xs):
+                        whole = [builder.add(v, x.lift(block)) for v in held.whole(t, tile)]
+                        to = _at(builder, sums, F32.llvm, 128 * t + 64 * tile)
+                        both = builder.fmul(scale, x.half_unit(block))
+                        _add_term(builder, whole, both, to)
+
+    return _intrinsic(4, build)
+
+
+def _lay_out(form: Format) -> Callable[..., Any]:
+    """`f(weight, columns, out)`: of each block what has to be added, scales, bytes with sign."""
+
+    def build(builder: Any, weight: Any, columns: Any, out: Any) -> None:
+        count, parts = builder.udiv(columns, _WORD(form.block)), len(_parts(form))
+        ones = ir.Constant(U8.llvm, [1] * 32)
+        with cgutils.for_range(builder, count) as loop:
+            at = _plus(builder, weight, loop.index, form.block_bytes)
+            first = _plus(builder, out, loop.index, parts * _LAID_OUT)
+            for part in _parts(form):
+                to = builder.add(first, _WORD(part * _LAID_OUT))
+                for tile in range(TILES):
+                    own = 2 * form.scale_bytes + form.tile_step * tile
+                    sums = ir.Constant(HALVES, [0] * 16)
+                    for quad in range(BLOCK // 4):
+                        offset = own + 2 * form.quad_bytes * (BLOCK // 4 * part + quad)
+                        both = nibbles(builder, load_at(builder, at, U8.llvm, offset))
+                        for half, codes in enumerate(both):
+                            w = doubled(builder, codes)
+                            sums = builder.add(sums, byte_pairs(builder, ones, w))
+                            place = _SIDES + _TILE // _PAIRS * (TILES * (2 * quad + half) + tile)
+                            builder.store(w, _at(builder, to, U8.llvm, place), align=1)
+                    lift = -rows_of.LIFT * (1 + RADIX)
+                    for half in range(2):
+                        twice = interleaved(builder, sums, sums, half)
+                        added = pairs_times(builder, twice, (1, 0))
+                        added = builder.mul(added, ir.Constant(WORDS, [lift] * 8))
+                        place = _at(builder, to, WORDS, 64 * tile + 32 * half)
+                        builder.store(added, place, align=4)
+                    place = builder.add(at, _WORD(form.scale_bytes * tile))
+                    scale = form.scale(builder, place)  # type: ignore[misc]
+                    builder.store(scale, _at(builder, to, F32.llvm, 64 * (TILES + tile)), align=4)
+
+    return _intrinsic(3, build)
+
+
+def _many(tokens: int) -> Callable[..., Any]:
+    """`f(laid_out, first, columns, blocks, rows, sums)`: `tokens` rows of x, from block `first`."""
+
+    def build(
+        builder: Any, laid_out: Any, first: Any, columns: Any, blocks: Any, rows: Any, sums: Any
+    ) -> None:
+        starts = [builder.load(_at(builder, rows, _WORD, 8 * t)) for t in range(tokens)]
+        xs = [_Row(builder, start, blocks, False) for start in starts]
+        held = _Sums(builder, tokens)
+        with cgutils.for_range(builder, builder.udiv(columns, _WORD(BLOCK))) as loop:
+            at = _plus(builder, laid_out, loop.index, _LAID_OUT)
+            block = builder.add(first, loop.index)
+            held.clear()
+
+            def pair(number: Any) -> None:
+                place = _plus(builder, at, number, TILES * 32)
+                ws = [load_at(builder, place, U8.llvm, _SIDES + 32 * tile) for tile in range(TILES)]
+                for t, x in enumerate(xs):
+                    for digit in range(DIGITS):
+                        two = x.pair(block, number, digit)
+                        for tile, w in enumerate(ws):
+                            held.add(t, tile, digit, byte_pairs(builder, two, w))
+
+            _rolled(builder, 0, _PAIRS, pair)
+            for tile in range(TILES):
+                lifts = [
+                    builder.load(_at(builder, at, WORDS, 64 * tile + 32 * half), align=4)
+                    for half in range(2)
+                ]
+                scale = load_at(builder, at, F32.llvm, 64 * (TILES + tile))
+                for t, x in enumerate(xs):
+                    halves = zip(held.whole(t, tile), lifts, strict=True)
+                    whole = [builder.add(v, lift) for v, lift in halves]
+                    to = _at(builder, sums, F32.llvm, 128 * t + 64 * tile)
+                    _add_term(builder, whole, builder.fmul(scale, x.half_unit(block)), to)
+
+    return _intrinsic(6, build)
+
+
+@cache
+def multiply_fixed(name: str) -> Kernel:
+    """`f(weight, columns, rows, tokens, sums, scratch)`: as `multiply`, of rows in fixed point."""
+    form = FORMATS[name]
+    one, two, laid_out, single, double = (
+        _few(form, 1), _few(form, 2), _lay_out(form), _many(1), _many(2)
+    )  # fmt: skip
+    piece = DEEP // form.block * form.block_bytes
+
+    def product(weight: Any, columns: Any, rows: Any, tokens: Any, sums: Any, scratch: Any) -> None:
+        _clear(sums, tokens)
+        if tokens <= FEW:
+            if tokens == 1:
+                one(weight, columns, rows, sums)
+            elif tokens == 2:
+                two(weight, columns, rows, sums)
+            return
+        for done in range(0, columns, DEEP):
+            count, first = min(DEEP, columns - done), done // BLOCK
+            laid_out(weight + done // DEEP * piece, count, scratch)
+            t = 0
+            while t + 2 <= tokens:
+                double(scratch, first, count, columns // BLOCK, rows + 8 * t, sums + 128 * t)
+                t += 2
+            if t < tokens:
+                single(scratch, first, count, columns // BLOCK, rows + 8 * t, sums + 128 * t)
+
+    product.__name__ = f"multiply_fixed_{name}"
+    return helper(product)

@@ -1,0 +1,138 @@
+"""Activations in fixed point, laid out for `fixed.py`: of each 16 columns whole numbers, a unit.
+
+16 numbers x of a row become q = x / unit, rounded to whole ones, ties to even. The unit is a power
+of two, such that |q| <= 2^13: with 2^e the least power of two above all |x|, unit = 2^(e - 13).
+
+    |x - q unit| <= unit / 2 = 2^-14 2^e <= 2^-13 max |x|
+
+BF16 keeps 8 bits of a number, and these 13 are those of the block's loudest: x in BF16 stay what
+they are, down to a 32nd of the loudest; what is fainter loses its last bits. (llama.cpp's products
+of the same weights take activations in 8 bits.) Below 2^-110 a block becomes 0; where it holds NaN
+or infinity its unit is NaN, and so is every sum that it is part of.
+
+A CPU multiplies bytes, so q goes as two digits, q = 128 d1 + d0, -64 <= d <= 64:
+
+    64 bytes a block   d0 in pairs of columns, each pair twice: 0 1 0 1 2 3 2 3 ...; d1 likewise
+    64 bytes a block   the same plus LIFT: digits without sign
+    8 bytes a block    int32 -12 sum q, see `integers.py`; float32 unit / 2, as weights are doubled
+
+First of all blocks the first kind, then of all the second, which products of few tokens never
+read, then the third.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from tinymoe.kernels.cpu.batch import TOKENS, share, word
+from tinymoe.kernels.cpu.codes import largest_i32, put_i32
+from tinymoe.kernels.cpu.integers import LIFT as WEIGHT_LIFT
+from tinymoe.kernels.cpu.kernel import arguments, inlined, kernel
+from tinymoe.kernels.cpu.rows import piece
+from tinymoe.kernels.cpu.simd import (
+    I32,
+    _halved,
+    _op,
+    absolute,
+    as_f32,
+    bits,
+    i64_at,
+    nearest,
+    splat,
+    splat_i32,
+    whole,
+)
+
+BLOCK = 16  # columns that share a unit
+RADIX = 128  # of the two digits
+LIFT = RADIX // 2  # makes a digit, -64 .. 63, a number without sign
+FEW = 2  # tokens whose products read digits with sign; a step with more lays out both kinds
+DIGIT_BYTES = 2 * 2 * BLOCK  # two digits, each twice
+_EXPONENT, _BITS = 23, 13  # where a float32's exponent begins; of q
+_LEAST = 127 - 110  # a smaller exponent is taken for this one: its unit would be no normal number
+_LINE = 64
+NAN = 0x7FC00000
+
+
+def row_bytes(columns: int) -> int:
+    """From one row to the next: a line more than whole ones, see `buffers.stride_of`."""
+    size = -(-columns // BLOCK) * (2 * DIGIT_BYTES + 8)
+    return (-(-size // _LINE) + 1) * _LINE
+
+
+_BYTE, _INT = ir.IntType(8), ir.IntType(32)
+_TWICE = [2 * (place // 4) + place % 2 for place in range(2 * BLOCK)]
+
+
+def _store_pairs(builder: Any, address: Any, digits: Any) -> None:
+    """16 int32 as bytes, each pair of them twice."""
+    small = builder.trunc(digits, ir.VectorType(_BYTE, BLOCK))
+    order = ir.Constant(ir.VectorType(_INT, len(_TWICE)), _TWICE)
+    twice = builder.shuffle_vector(small, small, order)
+    builder.store(twice, builder.inttoptr(address, twice.type.as_pointer()), align=1)
+
+
+store_pairs = _op(types.void, (types.int64, I32), _store_pairs, "16 digits, each pair twice.")
+sum_i32 = _op(types.int32, (I32,), _halved(lambda b, x, y: b.add(x, y)), "The sum of all lanes.")
+shifted = _op(
+    I32,
+    (I32,),
+    lambda b, x: b.ashr(x, ir.Constant(I32.llvm, [RADIX.bit_length() - 1] * BLOCK)),
+    "Over RADIX, which divides them.",
+)
+
+
+@inlined
+def code_block(v, to, lifted, more):
+    """A block's digits to `to` and, unless that is 0, to `lifted`; its other two numbers to `more`.
+
+    What is done for the one kind of digits and for the other is the same, so that products of few
+    tokens and of many are.
+    """
+    exponent = largest_i32(bits(absolute(v))) >> _EXPONENT
+    finite, exponent = exponent < 255, max(exponent, _LEAST)
+    if not finite:
+        v = splat(0.0)
+    factor = as_f32(splat_i32((2 * 127 + _BITS - 1 - exponent) << _EXPONENT))
+    q = whole(nearest(v * factor))
+    low = ((q + splat_i32(LIFT)) & splat_i32(RADIX - 1)) - splat_i32(LIFT)
+    high = shifted(q - low)
+    store_pairs(to, low)
+    store_pairs(to + 2 * BLOCK, high)
+    if lifted:
+        store_pairs(lifted, low + splat_i32(LIFT))
+        store_pairs(lifted + 2 * BLOCK, high + splat_i32(LIFT))
+    put_i32(more, -WEIGHT_LIFT * sum_i32(q))
+    put_i32(more + 4, (exponent - _BITS) << _EXPONENT if finite else NAN)
+
+
+@kernel("x x_stride count rows per_token columns blocks out out_bytes")
+def fixed_rows(args: Any, batch: Any, thread: Any, threads: Any) -> None:
+    """Rows of x, float32, as rows of `out_bytes` bytes, see above.
+
+    `count`, `rows`: as `linear` has them; of each of these tokens `per_token` rows, one after
+    another. `columns` are x's own: what lies behind them is not looked at, and 0 in the other of
+    the `blocks` that a row of the weight has. Threads share blocks.
+    """
+    (x, x_stride, count_word, listed, per_token, columns, blocks, out, out_bytes) = arguments(
+        args, 9
+    )
+    count, rows = word(batch, count_word) * per_token, word(batch, listed) if listed else 0
+    both = word(batch, TOKENS) * per_token > FEW
+    first, last = share(count * blocks, thread, threads)
+    while first < last:
+        row, b = first // blocks, first % blocks
+        stop = min(blocks, b + last - first)
+        first += stop - b
+        if rows:
+            row = i64_at(rows + 8 * row)
+        from_, digits = x + 4 * x_stride * row, out + out_bytes * row
+        lifted, more = digits + blocks * DIGIT_BYTES, digits + 2 * blocks * DIGIT_BYTES
+        while b < stop:
+            v = piece(from_ + 4 * BLOCK * b, columns - BLOCK * b)
+            place = lifted + DIGIT_BYTES * b if both else 0
+            code_block(v, digits + DIGIT_BYTES * b, place, more + 8 * b)
+            b += 1
