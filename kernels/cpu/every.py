@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pkgutil import iter_modules
 
 from tinymoe.kernels import cpu
+from tinymoe.kernels.cpu.fixed import FOUR_BITS, multiply_fixed
 from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.multiply import multiply
 from tinymoe.kernels.cpu.tiles import FORMATS
@@ -28,7 +29,7 @@ def every_kernel() -> Iterator[Kernel]:
     seen: set[int] = set()
     for name in FORMATS:
         yield multiply(name)
-    for name in WHOLE:
+    for name in FOUR_BITS:
         yield multiply_fixed(name)
     for module in iter_modules(cpu.__path__):
         if module.name in APART:

@@ -28,10 +28,9 @@ from functools import cache
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
 
 from tinymoe.kernels.cpu import fixed_rows as rows_of
-from tinymoe.kernels.cpu.chains import _intrinsic, _rolled
+from tinymoe.kernels.cpu.chains import _rolled
 from tinymoe.kernels.cpu.fixed_rows import BLOCK, DIGIT_BYTES, FEW, RADIX
 from tinymoe.kernels.cpu.integers import (
     HALVES,
@@ -44,11 +43,13 @@ from tinymoe.kernels.cpu.integers import (
     nibbles,
     pairs_times,
 )
-from tinymoe.kernels.cpu.kernel import Kernel, helper
+from tinymoe.kernels.cpu.kernel import Kernel
+from tinymoe.kernels.cpu.lazily import cgutils, operation, types
 from tinymoe.kernels.cpu.multiply import _clear
 from tinymoe.kernels.cpu.simd import F32, U8, fused, spread
 from tinymoe.kernels.cpu.tiles import FORMATS, Format, load_at
 
+FOUR_BITS = ("nvfp4", "mxfp4")  # formats of weights that this is for
 _WORD, _INT = ir.IntType(64), ir.IntType(32)
 TILES, DIGITS = 2, 2
 DEEP = 128  # columns that are laid out at a time
@@ -174,7 +175,7 @@ def _few(form: Format, tokens: int) -> Callable[..., Any]:
                         both = builder.fmul(scale, x.half_unit(block))
                         _add_term(builder, whole, both, to)
 
-    return _intrinsic(4, build)
+    return _op(4, build)
 
 
 def _lay_out(form: Format) -> Callable[..., Any]:
@@ -210,7 +211,7 @@ def _lay_out(form: Format) -> Callable[..., Any]:
                     scale = form.scale(builder, place)  # type: ignore[misc]
                     builder.store(scale, _at(builder, to, F32.llvm, 64 * (TILES + tile)), align=4)
 
-    return _intrinsic(3, build)
+    return _op(3, build)
 
 
 def _many(tokens: int) -> Callable[..., Any]:
@@ -249,16 +250,23 @@ def _many(tokens: int) -> Callable[..., Any]:
                     to = _at(builder, sums, F32.llvm, 128 * t + 64 * tile)
                     _add_term(builder, whole, builder.fmul(scale, x.half_unit(block)), to)
 
-    return _intrinsic(6, build)
+    return _op(6, build)
+
+
+def _op(arity: int, build: Callable[..., None]) -> Callable[..., Any]:
+    made: Callable[..., Any] = operation(types.void, (types.int64,) * arity, build)
+    return made
 
 
 @cache
 def multiply_fixed(name: str) -> Kernel:
     """`f(weight, columns, rows, tokens, sums, scratch)`: as `multiply`, of rows in fixed point."""
-    form = FORMATS[name]
-    one, two, laid_out, single, double = (
-        _few(form, 1), _few(form, 2), _lay_out(form), _many(1), _many(2)
-    )  # fmt: skip
+    return Kernel(lambda: _product(FORMATS[name]), f"multiply_fixed_{name}", __name__, (), 6)
+
+
+def _product(form: Format) -> Callable[..., None]:
+    one, two = _few(form, 1), _few(form, 2)
+    laid_out, single, double = _lay_out(form), _many(1), _many(2)
     piece = DEEP // form.block * form.block_bytes
 
     def product(weight: Any, columns: Any, rows: Any, tokens: Any, sums: Any, scratch: Any) -> None:
@@ -279,5 +287,4 @@ def multiply_fixed(name: str) -> Kernel:
             if t < tokens:
                 single(scratch, first, count, columns // BLOCK, rows + 8 * t, sums + 128 * t)
 
-    product.__name__ = f"multiply_fixed_{name}"
-    return helper(product)
+    return product

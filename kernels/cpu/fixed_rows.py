@@ -25,17 +25,16 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
 
 from tinymoe.kernels.cpu.batch import TOKENS, share, word
 from tinymoe.kernels.cpu.codes import largest_i32, put_i32
 from tinymoe.kernels.cpu.integers import LIFT as WEIGHT_LIFT
 from tinymoe.kernels.cpu.kernel import arguments, inlined, kernel
+from tinymoe.kernels.cpu.lazily import operation, types
 from tinymoe.kernels.cpu.rows import piece
 from tinymoe.kernels.cpu.simd import (
     I32,
     _halved,
-    _op,
     absolute,
     as_f32,
     bits,
@@ -75,9 +74,11 @@ def _store_pairs(builder: Any, address: Any, digits: Any) -> None:
     builder.store(twice, builder.inttoptr(address, twice.type.as_pointer()), align=1)
 
 
-store_pairs = _op(types.void, (types.int64, I32), _store_pairs, "16 digits, each pair twice.")
-sum_i32 = _op(types.int32, (I32,), _halved(lambda b, x, y: b.add(x, y)), "The sum of all lanes.")
-shifted = _op(
+store_pairs = operation(types.void, (types.int64, I32), _store_pairs, "16 digits, each pair twice.")
+sum_i32 = operation(
+    types.int32, (I32,), _halved(lambda b, x, y: b.add(x, y)), "The sum of all lanes."
+)
+shifted = operation(
     I32,
     (I32,),
     lambda b, x: b.ashr(x, ir.Constant(I32.llvm, [RADIX.bit_length() - 1] * BLOCK)),

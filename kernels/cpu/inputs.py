@@ -1,9 +1,10 @@
 """What a product's input becomes on its way in: codes, as the checkpoint says, or fixed point.
 
-Codes: the definition multiplies values (`model/weights.py`); kernels multiply the codes that these values
-were made of, as the engines do for which such checkpoints are made. The codes are the same, bit
-for bit, for the same x. The product is exact within a block, where the definition's has a rounding
-in each value and each sum; both are within `emulation_bound` of what codes and scales stand for.
+Codes: the definition multiplies values (`model/weights.py`); kernels multiply the codes that these
+values were made of, as the engines do for which such checkpoints are made. The codes are the same,
+bit for bit, for the same x. The product is exact within a block, where the definition's has a
+rounding in each value and each sum; both are within `emulation_bound` of what codes and scales
+stand for.
 
 Fixed point (`fixed.py`): where activations are kept in BF16 and weights in four bits. Products of
 float32 activations, and of any other weights, take x as it is.
@@ -24,7 +25,7 @@ from tinymoe.kernels.cpu import fixed_rows
 from tinymoe.kernels.cpu.batch import TOKENS
 from tinymoe.kernels.cpu.coded_rows import quantised_rows, row_bytes
 from tinymoe.kernels.cpu.codes import rounding_of
-from tinymoe.kernels.cpu.fixed import multiply_fixed
+from tinymoe.kernels.cpu.fixed import FOUR_BITS, multiply_fixed
 from tinymoe.kernels.cpu.linear import tiles_of
 from tinymoe.kernels.cpu.packed import Inputs, Packed
 from tinymoe.kernels.cpu.w4a4 import multiply_codes
@@ -110,7 +111,7 @@ def given(
     if weight.inputs is not None:
         x = _quantised_rows(plan, x, weight, per_token * shared, shared, ids)
         multiply_it = multiply_codes(weight.form.name)
-    elif plan.rounding and weight.form.name in KERNELS:
+    elif plan.rounding and weight.form.name in FOUR_BITS:
         x = _fixed_rows(plan, x, weight, count, rows, per_token)
         multiply_it = multiply_fixed(weight.form.name)
     else:

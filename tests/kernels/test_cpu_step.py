@@ -18,12 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tinymoe
-from tinymoe.cache import PagedCache
-from tinymoe.core import NUMERICS, Batch, Run, TinymoeError
+from tests.kernels.company import IDS, logits_in_company
+from tinymoe.core import NUMERICS, TinymoeError
 from tinymoe.kernels import ops, ops_where
 from tinymoe.kernels.cpu.step import uncovered
 from tinymoe.kernels.cpu.team import Team, physical_cores
-from tinymoe.model.transformer import forward
 from tinymoe.oracle.diff import diff
 from tinymoe.oracle.diff.told import verdict
 
@@ -34,7 +33,6 @@ MUST = {  # families that the whole step has to cover
     *("mixtral", "mixtral_window", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "gpt_oss-mxfp4"),
     *("glm4_moe", "granitemoe", "ernie4_5_moe", "dots1", "deepseek_v2", "deepseek_v3"),
 }
-IDS = [int(i) for i in np.random.default_rng(0).integers(0, 64, 23)]
 
 
 @cache
@@ -89,33 +87,6 @@ def test_exact_numerics_are_the_definition_s_own():
 # ------------------------------------------------------------------------------- company
 
 
-def run_in(case: str, threads: int, pieces: list[int], others: int) -> bytes:
-    """Logits of all tokens, the prompt cut in pieces, `others` sequences of other tokens beside."""
-    m = model(case, "numba", "fp32", threads)
-    config, total = m.config, sum(pieces)
-    page = 16
-    cache = PagedCache.for_model(config, m.numerics, (others + 1) * 64)
-    groups = len(config.cache_groups)
-    tables = [np.arange(4) * (others + 1) + n for n in range(others + 1)]  # pages interleaved
-    tables = [np.array(table[::-1]) for table in tables]
-    logits, start = [], 0
-    for piece in pieces:
-        ids, positions, runs = [], [], []
-        for n in range(others + 1):
-            rows = slice(len(ids), len(ids) + piece)
-            ids += [(i + 7 * n) % 64 for i in IDS[start : start + piece]]
-            positions += range(start, start + piece)
-            runs.append(Run(rows, start, (tables[n],) * groups))
-        batch = Batch(
-            np.array(ids), np.array(positions), tuple(runs), np.arange(piece)  # of the first
-        )  # fmt: skip
-        logits.append(forward(m.params, config, batch, cache, m.numerics, m.ops))
-        start += piece
-    assert start == total
-    assert page * 4 >= total
-    return np.concatenate(logits).tobytes()
-
-
 @settings(
     max_examples=25,
     derandomize=True,
@@ -132,7 +103,8 @@ def run_in(case: str, threads: int, pieces: list[int], others: int) -> bytes:
 def test_threads_batches_and_cuts_change_no_bit(case, threads, cuts, others):
     edges = [0, *sorted(cuts), 23]
     pieces = [b - a for a, b in itertools.pairwise(edges)]
-    assert run_in(case, threads, pieces, others) == run_in(case, 1, [23], 0)
+    mine = logits_in_company(model(case, "numba", "fp32", threads), pieces, others)
+    assert mine == logits_in_company(model(case, "numba", "fp32", 1), [23], 0)
 
 
 def test_text_is_the_same_alone_and_together_and_with_numpy():
