@@ -24,7 +24,7 @@ from llvmlite import ir
 
 from tinymoe.kernels.cpu.lazily import cgutils, operation, types
 from tinymoe.kernels.cpu.simd import F32, fused, spread
-from tinymoe.kernels.cpu.tiles import Format, load_at, unpacked
+from tinymoe.kernels.cpu.tiles import Format, ask_ahead, load_at, unpacked
 
 _WORD = ir.IntType(64)
 
@@ -89,6 +89,8 @@ def _blocks(
         at = builder.add(weight, builder.mul(loop.index, _WORD(form.block_bytes)))
         body = builder.add(builder.add(at, own_quads), _WORD(2 * form.scale_bytes))
         first = builder.mul(loop.index, _WORD(form.block))
+        if form.ahead:
+            ask_ahead(builder, form, at)
 
         def both(number: Any, begins: bool = False) -> None:
             place = builder.add(body, builder.mul(number, _WORD(2 * form.quad_bytes)))

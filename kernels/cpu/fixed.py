@@ -47,7 +47,7 @@ from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.lazily import cgutils, operation, types
 from tinymoe.kernels.cpu.multiply import _clear
 from tinymoe.kernels.cpu.simd import F32, U8, fused, spread
-from tinymoe.kernels.cpu.tiles import FORMATS, Format, load_at
+from tinymoe.kernels.cpu.tiles import FORMATS, Format, ask_ahead, load_at
 
 FOUR_BITS = ("nvfp4", "mxfp4")  # formats of weights that this is for
 _WORD, _INT = ir.IntType(64), ir.IntType(32)
@@ -144,6 +144,7 @@ def _few(form: Format, tokens: int) -> Callable[..., Any]:
         count = builder.udiv(columns, _WORD(form.block))
         with cgutils.for_range(builder, count) as loop:
             at = _plus(builder, weight, loop.index, form.block_bytes)
+            ask_ahead(builder, form, at)
             for part in _parts(form):
                 block = builder.add(builder.mul(loop.index, _WORD(len(_parts(form)))), _WORD(part))
                 quads = builder.add(at, _WORD(2 * form.scale_bytes + part * 8 * form.quad_bytes))

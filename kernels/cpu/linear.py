@@ -116,14 +116,13 @@ def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
 def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """Each expert times its own rows: slot s of `order` is written to row s of `out`.
 
-    Threads share the (expert, pair) items, one after another. The rows of x are those of the
+    Threads share each expert's pairs. The rows of x are those of the
     slots' tokens, order[s] // top_k; with top_k 0 they are the slots themselves.
     """
     (x, x_stride, order, offsets, count, top_k, weight, pair_bytes, pairs, columns, scales, bias,
      out, out_stride, kind, limit, alpha, rounding, multiply_it) = arguments(args, 19)  # fmt: skip
     scratch = own(batch, thread)
     starts, sums = scratch + SCRATCH, scratch + SCRATCH + 8 * AT_ONCE
-    item = 0
     for expert in range(count):
         begin, end = i64_at(offsets + 8 * expert), i64_at(offsets + 8 * expert + 8)
         their_scales = scales + 128 * pairs * expert if scales else 0
@@ -134,9 +133,10 @@ def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
                 slot = i64_at(order + 8 * (done + t))
                 row = slot // top_k if top_k else slot
                 put_i64(starts + 8 * t, x + 4 * x_stride * row)
-            mine = (thread - item) % threads
-            item += pairs
-            for pair in range(mine, pairs, threads):
+            # in one piece, so that memory is read forward; who gets the longer one changes
+            mine = (thread + expert) % threads
+            first, last = share(pairs, mine, threads)
+            for pair in range(first, last):
                 at = weight + (expert * pairs + pair) * pair_bytes
                 call_helper(multiply_it, at, columns, starts, tokens, sums, scratch)
                 for t in range(tokens):

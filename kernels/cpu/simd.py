@@ -134,14 +134,15 @@ store_part = _op(
 )
 
 
-def _prefetch(builder: Any, address: Any) -> None:
+def prefetch_at(builder: Any, address: Any) -> None:
+    """Ask for a line: for builders of LLVM instructions."""
     kind = ir.FunctionType(ir.VoidType(), [_B.as_pointer(), _I, _I, _I])
     name = "llvm.prefetch.p0i8"
     hint = cgutils.get_or_insert_function(builder.module, kind, name)
     builder.call(hint, [_at(builder, address, _B), _I(0), _I(3), _I(1)])
 
 
-prefetch = _op(types.void, (_ADDRESS,), _prefetch, "Ask for a cache line that is needed soon.")
+prefetch = _op(types.void, (_ADDRESS,), prefetch_at, "Ask for a cache line that is needed soon.")
 
 # ---------------------------------------------------------------------------- arithmetic
 

@@ -29,7 +29,7 @@ from llvmlite import ir
 from tinymoe.core import Array
 from tinymoe.formats import e4m3 as e4m3_codes
 from tinymoe.kernels.cpu.lookup import byte_table
-from tinymoe.kernels.cpu.simd import F32, I32, LANES, U8
+from tinymoe.kernels.cpu.simd import F32, I32, LANES, U8, prefetch_at
 
 ROWS = 2 * LANES  # of a pair of tiles
 _WORD = ir.IntType(64)
@@ -143,6 +143,7 @@ class Format:
     tile_step: int  # bytes from one tile's quad to the other's
     quad: Callable[..., list[Any]]
     scale: Callable[..., Any] | None
+    ahead: bool = True  # ask memory for what comes; not for 66 lines at once, which is slower
     short: int = 1  # quads of a block that are written out one after another, if it has no more
 
     @property
@@ -164,11 +165,24 @@ FORMATS = {
     for each in (
         Format("f32", 4, 0, 256, 256, _f32_quad, None),
         Format("bf16", 4, 0, 128, 128, _bf16_quad, None),
-        Format("fp8", 128, 64, 64, 64, _fp8_quad, _f32_scale),
+        Format("fp8", 128, 64, 64, 64, _fp8_quad, _f32_scale, ahead=False),
         Format("nvfp4", 16, 16, 32, 32, _fp4_quad, _ue5m3_scale),
         Format("mxfp4", 32, 16, 32, 32, _fp4_quad, _e8m0_scale),
     )
 }
+
+
+AHEAD = 4096  # bytes: further is another's part, nearer is too late
+
+
+def ask_ahead(builder: Any, form: Format, block: Any) -> None:
+    """Ask memory for the block so many bytes further on.
+
+    A CPU guesses what is read next as well, but it waits for the block at hand to be computed with:
+    without this, reading and computing take one after the other's time.
+    """
+    for line in range(-(-form.block_bytes // 64)):
+        prefetch_at(builder, builder.add(block, _WORD(AHEAD + 64 * line)))
 
 
 def unpacked(form: Format) -> Format:
@@ -177,4 +191,4 @@ def unpacked(form: Format) -> Format:
     Before each block come its scales, as float32.
     """
     name = f"{form.name} unpacked"
-    return Format(name, form.block, 64, 256, 64, _unpacked_quad, _f32_scale, short=4)
+    return Format(name, form.block, 64, 256, 64, _unpacked_quad, _f32_scale, ahead=False, short=4)
