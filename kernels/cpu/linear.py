@@ -116,13 +116,14 @@ def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
 def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """Each expert times its own rows: slot s of `order` is written to row s of `out`.
 
-    Threads share each expert's pairs. The rows of x are those of the
-    slots' tokens, order[s] // top_k; with top_k 0 they are the slots themselves.
+    Threads share each expert's pairs. The rows of x are those of the slots' tokens, order[s] //
+    top_k; with top_k 0 they are the slots themselves.
     """
     (x, x_stride, order, offsets, count, top_k, weight, pair_bytes, pairs, columns, scales, bias,
      out, out_stride, kind, limit, alpha, rounding, multiply_it) = arguments(args, 19)  # fmt: skip
     scratch = own(batch, thread)
     starts, sums = scratch + SCRATCH, scratch + SCRATCH + 8 * AT_ONCE
+    turn = 0
     for expert in range(count):
         begin, end = i64_at(offsets + 8 * expert), i64_at(offsets + 8 * expert + 8)
         their_scales = scales + 128 * pairs * expert if scales else 0
@@ -134,7 +135,8 @@ def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
                 row = slot // top_k if top_k else slot
                 put_i64(starts + 8 * t, x + 4 * x_stride * row)
             # in one piece, so that memory is read forward; who gets the longer one changes
-            mine = (thread + expert) % threads
+            mine = (thread + turn) % threads
+            turn += 1
             first, last = share(pairs, mine, threads)
             for pair in range(first, last):
                 at = weight + (expert * pairs + pair) * pair_bytes
