@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,7 @@ class Kernel:
     def address(self) -> int:
         """Of the machine code, which is taken from the disk, or else compiled, at first."""
         if not self._address:
-            code = disk.load(self.file) or self.compile()
-            self._address = put_in_memory(code, self.symbol)
+            put_all_in_memory([self])
         return self._address
 
     def compile(self) -> bytes:
@@ -70,7 +70,7 @@ class Kernel:
     @property
     def symbol(self) -> str:
         """What the function is called in its object file."""
-        return f"tinymoe_{self.name}"
+        return "tinymoe_" + re.sub(r"\W", "_", self.file)
 
     @cached_property
     def file(self) -> str:
@@ -86,6 +86,16 @@ class Kernel:
             kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * self.arity)
             self._callable = kind(self.address)
         self._callable(*numbers)
+
+
+def put_all_in_memory(kernels: Iterable[Kernel]) -> None:
+    """From the disk, or else compiled."""
+    missing = {kernel.symbol: kernel for kernel in kernels if not kernel._address}
+    if not missing:
+        return
+    codes = {each: disk.load(k.file) or k.compile() for each, k in missing.items()}
+    for symbol, address in put_in_memory(codes).items():
+        missing[symbol]._address = address
 
 
 def kernel(fields: str) -> Callable[[Callable[..., None]], Kernel]:

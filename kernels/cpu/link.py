@@ -15,22 +15,23 @@ OUTSIDE = (YIELD,)  # functions that kernels call and this process has, beside t
 _kept: list[Any] = []  # code is there for as long as its engine is
 
 
-def put_in_memory(code: bytes, symbol: str) -> int:
-    """The address of a function that an object file defines.
+def put_in_memory(codes: dict[str, bytes]) -> dict[str, int]:
+    """The addresses of functions, by name; of each the object file that defines it is given.
 
-    Each file gets an engine of its own: Numba numbers the functions inside, from 1 in every
-    process, so that two files may use one name for two functions.
+    All together: to begin costs more than each of them.
     """
     engine = binding.create_mcjit_compiler(
         binding.parse_assembly(""), target().create_target_machine(jit=True)
     )
-    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    for code in codes.values():
+        engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    address: int = engine.get_function_address(symbol)
-    if not address:
-        raise RuntimeError(f"the machine code of {symbol} does not define it: delete the cache")
+    found = {symbol: engine.get_function_address(symbol) for symbol in codes}
+    for symbol, address in found.items():
+        if not address:
+            raise RuntimeError(f"the machine code of {symbol} does not define it: delete the cache")
     _kept.append(engine)
-    return address
+    return found
 
 
 @cache

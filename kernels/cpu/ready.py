@@ -56,6 +56,8 @@ def start_compiling() -> bool:
 
 def compile_all(kernels: Sequence[Kernel], report: Report | None = None) -> None:
     """See that all of these are in memory; compile those that are not on disk, with helpers."""
+    from tinymoe.kernels.cpu.kernel import put_all_in_memory
+
     wanted = sorted((kernel for kernel in kernels if not kernel.ready), key=_patience)
     helpers = []
     if len(wanted) > FEW and disk.writable() is not None:
@@ -68,8 +70,7 @@ def compile_all(kernels: Sequence[Kernel], report: Report | None = None) -> None
     for helper in helpers:  # they find nothing left to do
         if helper is not None:
             helper.wait()
-    for kernel in kernels:
-        assert kernel.address
+    put_all_in_memory(kernels)
 
 
 def _patience(kernel: Kernel) -> int:

@@ -144,7 +144,7 @@ def test_two_files_may_use_one_name_for_two_functions() -> None:
 
     codes = [machine_code(k.function, 1, "same") for k in (add_one(), five)]
     kind, number = ctypes.CFUNCTYPE(None, ctypes.c_int64), np.zeros(1, np.int64)
-    first, second = (kind(put_in_memory(code, "same")) for code in codes)
+    first, second = (kind(put_in_memory({"same": code})["same"]) for code in codes)
     second(number.ctypes.data)
     first(number.ctypes.data)
     assert number[0] == 6
