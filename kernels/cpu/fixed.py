@@ -15,33 +15,34 @@ in `chains.py` has K roundings in place of the first, and nothing of the second.
 Why: to multiply a four-bit code as float32 a CPU first makes 32 bits of it; here it stays a byte,
 and an instruction multiplies 32 of them. That is twice the weights in a second, on AVX2.
 
-For few tokens a weight's codes go through registers, with LIFT on their side (`integers.py`). For
-many they are laid out once for all tokens, 128 columns at a time, as bytes with their sign, and
-the digits of x have LIFT on theirs; then -LIFT times a row's weights is what has to be added. Both
-make the same whole number.
+For few tokens a weight's codes go through registers, for two rows of x at a time, with LIFT on
+their side (`integers.py`), and q comes in two digits of a byte. For many they are laid out once,
+128 columns at a time, as 16 bits each, and so is q: half as many products in an instruction, but
+half as many to make, and nothing to put together. Both make the same whole number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
 
-from tinymoe.kernels.cpu import fixed_rows as rows_of
 from tinymoe.kernels.cpu.chains import _rolled
-from tinymoe.kernels.cpu.fixed_rows import BLOCK, DIGIT_BYTES, FEW, RADIX
+from tinymoe.kernels.cpu.fixed_rows import BLOCK, DIGIT_BYTES, FEW, RADIX, WORD_BYTES
 from tinymoe.kernels.cpu.integers import (
     HALVES,
     WORDS,
+    as_words,
     byte_pairs,
-    doubled,
     interleaved,
     joined,
     lifted,
     nibbles,
     pairs_times,
+    word_pairs,
 )
 from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.lazily import cgutils, operation, types
@@ -53,10 +54,8 @@ FOUR_BITS = ("nvfp4", "mxfp4")  # formats of weights that this is for
 _WORD, _INT = ir.IntType(64), ir.IntType(32)
 TILES, DIGITS = 2, 2
 DEEP = 128  # columns that are laid out at a time
-_PAIRS = BLOCK // 2
-_TILE = 32 * _PAIRS  # bytes of a block of one tile, laid out
-_SIDES = TILES * 64 * 2  # before it, of both tiles: what has to be added, and scales
-_LAID_OUT = _SIDES + TILES * _TILE
+_SCALES, _PAIR = TILES * 64, TILES * 64  # bytes of a block laid out: its scales, two columns
+_LAID_OUT = _SCALES + BLOCK // 2 * _PAIR
 SCRATCH = DEEP // BLOCK * _LAID_OUT
 
 
@@ -69,25 +68,30 @@ def _plus(builder: Any, base: Any, index: Any, step: int) -> Any:
 
 
 class _Row:
-    """Where a row of x is read: its digits, with or without sign, and what else a block has."""
+    """Where a row of x is read."""
 
-    def __init__(self, builder: Any, start: Any, blocks: Any, with_sign: bool) -> None:
-        kinds = builder.mul(blocks, _WORD(DIGIT_BYTES))
-        self.builder = builder
-        self.digits = start if with_sign else builder.add(start, kinds)
-        self.more = builder.add(start, builder.mul(kinds, _WORD(2)))
+    def __init__(self, builder: Any, start: Any, blocks: Any) -> None:
+        self.builder, self.digits = builder, start
+        self.whole = _plus(builder, self.digits, blocks, DIGIT_BYTES)
+        self.more = _plus(builder, self.whole, blocks, WORD_BYTES)
 
-    def pair(self, block: Any, pair: Any, digit: int, offset: int = 0) -> Any:
-        """Two columns' digits, 16 times: 32 bytes."""
-        builder = self.builder
-        at = _plus(builder, _plus(builder, self.digits, block, DIGIT_BYTES), pair, 4)
-        both = builder.load(_at(builder, at, _INT, 2 * BLOCK * digit + offset), align=4)
-        return builder.bitcast(spread(builder, both, WORDS), U8.llvm)
+    def digit(self, block: Any, pair: Any, digit: int, offset: int) -> Any:
+        """One digit of two columns, 16 times: 32 bytes."""
+        at = _plus(self.builder, _plus(self.builder, self.digits, block, DIGIT_BYTES), pair, 4)
+        return self.builder.bitcast(self._spread(at, 2 * BLOCK * digit + offset), U8.llvm)
+
+    def words(self, block: Any, pair: Any) -> Any:
+        """q of two columns, 8 times: 16 int16."""
+        at = _plus(self.builder, _plus(self.builder, self.whole, block, WORD_BYTES), pair, 4)
+        return self.builder.bitcast(self._spread(at, 0), HALVES)
+
+    def _spread(self, at: Any, offset: int) -> Any:
+        four = self.builder.load(_at(self.builder, at, _INT, offset), align=4)
+        return spread(self.builder, four, WORDS)
 
     def lift(self, block: Any) -> Any:
         """-12 sum q, 8 times."""
-        at = _plus(self.builder, self.more, block, 8)
-        return spread(self.builder, self.builder.load(_at(self.builder, at, _INT), align=4), WORDS)
+        return self._spread(_plus(self.builder, self.more, block, 8), 0)
 
     def half_unit(self, block: Any) -> Any:
         """unit / 2, 16 times."""
@@ -139,7 +143,7 @@ def _few(form: Format, tokens: int) -> Callable[..., Any]:
     def build(builder: Any, weight: Any, columns: Any, rows: Any, sums: Any) -> None:
         blocks = builder.udiv(columns, _WORD(BLOCK))
         starts = [builder.load(_at(builder, rows, _WORD, 8 * t)) for t in range(tokens)]
-        xs = [_Row(builder, start, blocks, True) for start in starts]
+        xs = [_Row(builder, start, blocks) for start in starts]
         held = _Sums(builder, tokens)
         count = builder.udiv(columns, _WORD(form.block))
         with cgutils.for_range(builder, count) as loop:
@@ -161,7 +165,7 @@ def _few(form: Format, tokens: int) -> Callable[..., Any]:
                     for half in range(2):
                         for t, x in enumerate(xs):
                             for digit in range(DIGITS):
-                                two = x.pair(block, pair, digit, 4 * half)
+                                two = x.digit(block, pair, digit, 4 * half)
                                 for tile in range(TILES):
                                     products = byte_pairs(builder, ws[tile][half], two)
                                     held.add(t, tile, digit, products)
@@ -180,74 +184,62 @@ def _few(form: Format, tokens: int) -> Callable[..., Any]:
 
 
 def _lay_out(form: Format) -> Callable[..., Any]:
-    """`f(weight, columns, out)`: of each block what has to be added, scales, bytes with sign."""
+    """`f(weight, columns, out)`: of each block the scales, and twice the values as int16."""
 
     def build(builder: Any, weight: Any, columns: Any, out: Any) -> None:
         count, parts = builder.udiv(columns, _WORD(form.block)), len(_parts(form))
-        ones = ir.Constant(U8.llvm, [1] * 32)
         with cgutils.for_range(builder, count) as loop:
             at = _plus(builder, weight, loop.index, form.block_bytes)
+            ask_ahead(builder, form, at)
             first = _plus(builder, out, loop.index, parts * _LAID_OUT)
-            for part in _parts(form):
+            for part, tile in product(_parts(form), range(TILES)):
                 to = builder.add(first, _WORD(part * _LAID_OUT))
-                for tile in range(TILES):
-                    own = 2 * form.scale_bytes + form.tile_step * tile
-                    sums = ir.Constant(HALVES, [0] * 16)
-                    for quad in range(BLOCK // 4):
-                        offset = own + 2 * form.quad_bytes * (BLOCK // 4 * part + quad)
-                        both = nibbles(builder, load_at(builder, at, U8.llvm, offset))
-                        for half, codes in enumerate(both):
-                            w = doubled(builder, codes)
-                            sums = builder.add(sums, byte_pairs(builder, ones, w))
-                            place = _SIDES + _TILE // _PAIRS * (TILES * (2 * quad + half) + tile)
-                            builder.store(w, _at(builder, to, U8.llvm, place), align=1)
-                    lift = -rows_of.LIFT * (1 + RADIX)
-                    for half in range(2):
-                        twice = interleaved(builder, sums, sums, half)
-                        added = pairs_times(builder, twice, (1, 0))
-                        added = builder.mul(added, ir.Constant(WORDS, [lift] * 8))
-                        place = _at(builder, to, WORDS, 64 * tile + 32 * half)
-                        builder.store(added, place, align=4)
-                    place = builder.add(at, _WORD(form.scale_bytes * tile))
-                    scale = form.scale(builder, place)  # type: ignore[misc]
-                    builder.store(scale, _at(builder, to, F32.llvm, 64 * (TILES + tile)), align=4)
+                place = builder.add(at, _WORD(form.scale_bytes * tile))
+                scale = form.scale(builder, place)  # type: ignore[misc]
+                builder.store(scale, _at(builder, to, F32.llvm, 64 * tile), align=4)
+                own = 2 * form.scale_bytes + form.tile_step * tile
+                for quad in range(BLOCK // 4):
+                    offset = own + 2 * form.quad_bytes * (BLOCK // 4 * part + quad)
+                    both = nibbles(builder, load_at(builder, at, U8.llvm, offset))
+                    for half, codes in enumerate(both):
+                        for number, words in enumerate(as_words(builder, codes)):
+                            place = _PAIR * (2 * quad + half) + 64 * tile + 32 * number
+                            place = _at(builder, to, HALVES, _SCALES + place)
+                            builder.store(words, place, align=2)
 
     return _op(3, build)
 
 
 def _many(tokens: int) -> Callable[..., Any]:
     """`f(laid_out, first, columns, blocks, rows, sums)`: `tokens` rows of x, from block `first`."""
+    every = list(product(range(tokens), range(TILES), range(2)))  # halves of a tile
 
     def build(
         builder: Any, laid_out: Any, first: Any, columns: Any, blocks: Any, rows: Any, sums: Any
     ) -> None:
         starts = [builder.load(_at(builder, rows, _WORD, 8 * t)) for t in range(tokens)]
-        xs = [_Row(builder, start, blocks, False) for start in starts]
-        held = _Sums(builder, tokens)
+        xs = [_Row(builder, start, blocks) for start in starts]
+        held = {each: cgutils.alloca_once(builder, WORDS) for each in every}
         with cgutils.for_range(builder, builder.udiv(columns, _WORD(BLOCK))) as loop:
             at = _plus(builder, laid_out, loop.index, _LAID_OUT)
             block = builder.add(first, loop.index)
-            held.clear()
+            for place in held.values():
+                builder.store(ir.Constant(WORDS, [0] * 8), place)
 
             def pair(number: Any) -> None:
-                place = _plus(builder, at, number, TILES * 32)
-                ws = [load_at(builder, place, U8.llvm, _SIDES + 32 * tile) for tile in range(TILES)]
-                for t, x in enumerate(xs):
-                    for digit in range(DIGITS):
-                        two = x.pair(block, number, digit)
-                        for tile, w in enumerate(ws):
-                            held.add(t, tile, digit, byte_pairs(builder, two, w))
+                place = _plus(builder, at, number, _PAIR)
+                twos = [x.words(block, number) for x in xs]
+                for t, tile, half in every:
+                    w = _at(builder, place, HALVES, _SCALES + 64 * tile + 32 * half)
+                    products = word_pairs(builder, twos[t], builder.load(w, align=2))
+                    sum_ = builder.add(builder.load(held[t, tile, half]), products)
+                    builder.store(sum_, held[t, tile, half])
 
-            _rolled(builder, 0, _PAIRS, pair)
+            _rolled(builder, 0, BLOCK // 2, pair)
             for tile in range(TILES):
-                lifts = [
-                    builder.load(_at(builder, at, WORDS, 64 * tile + 32 * half), align=4)
-                    for half in range(2)
-                ]
-                scale = load_at(builder, at, F32.llvm, 64 * (TILES + tile))
+                scale = load_at(builder, at, F32.llvm, 64 * tile)
                 for t, x in enumerate(xs):
-                    halves = zip(held.whole(t, tile), lifts, strict=True)
-                    whole = [builder.add(v, lift) for v, lift in halves]
+                    whole = [builder.load(held[t, tile, half]) for half in range(2)]
                     to = _at(builder, sums, F32.llvm, 128 * t + 64 * tile)
                     _add_term(builder, whole, builder.fmul(scale, x.half_unit(block)), to)
 
@@ -270,13 +262,17 @@ def _product(form: Format) -> Callable[..., None]:
     laid_out, single, double = _lay_out(form), _many(1), _many(2)
     piece = DEEP // form.block * form.block_bytes
 
-    def product(weight: Any, columns: Any, rows: Any, tokens: Any, sums: Any, scratch: Any) -> None:
+    def multiplied(
+        weight: Any, columns: Any, rows: Any, tokens: Any, sums: Any, scratch: Any
+    ) -> None:
         _clear(sums, tokens)
+        t = 0
         if tokens <= FEW:
-            if tokens == 1:
-                one(weight, columns, rows, sums)
-            elif tokens == 2:
-                two(weight, columns, rows, sums)
+            while t + 2 <= tokens:
+                two(weight, columns, rows + 8 * t, sums + 128 * t)
+                t += 2
+            if t < tokens:
+                one(weight, columns, rows + 8 * t, sums + 128 * t)
             return
         for done in range(0, columns, DEEP):
             count, first = min(DEEP, columns - done), done // BLOCK
@@ -288,4 +284,4 @@ def _product(form: Format) -> Callable[..., None]:
             if t < tokens:
                 single(scratch, first, count, columns // BLOCK, rows + 8 * t, sums + 128 * t)
 
-    return product
+    return multiplied

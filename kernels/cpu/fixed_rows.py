@@ -10,10 +10,10 @@ they are, down to a 32nd of the loudest; what is fainter loses its last bits. (l
 of the same weights take activations in 8 bits.) Below 2^-110 a block becomes 0; where it holds NaN
 or infinity its unit is NaN, and so is every sum that it is part of.
 
-A CPU multiplies bytes, so q goes as two digits, q = 128 d1 + d0, -64 <= d <= 64:
+A CPU multiplies bytes, so q goes as two digits, q = 128 d1 + d0, -64 <= d <= 64; and as a whole:
 
     64 bytes a block   d0 in pairs of columns, each pair twice: 0 1 0 1 2 3 2 3 ...; d1 likewise
-    64 bytes a block   the same plus LIFT: digits without sign
+    32 bytes a block   q, int16
     8 bytes a block    int32 -12 sum q, see `integers.py`; float32 unit / 2, as weights are doubled
 
 First of all blocks the first kind, then of all the second, which products of few tokens never
@@ -28,7 +28,7 @@ from llvmlite import ir
 
 from tinymoe.kernels.cpu.batch import TOKENS, share, word
 from tinymoe.kernels.cpu.codes import largest_i32, put_i32
-from tinymoe.kernels.cpu.integers import LIFT as WEIGHT_LIFT
+from tinymoe.kernels.cpu.integers import LIFT
 from tinymoe.kernels.cpu.kernel import arguments, inlined, kernel
 from tinymoe.kernels.cpu.lazily import operation, types
 from tinymoe.kernels.cpu.rows import piece
@@ -47,9 +47,8 @@ from tinymoe.kernels.cpu.simd import (
 
 BLOCK = 16  # columns that share a unit
 RADIX = 128  # of the two digits
-LIFT = RADIX // 2  # makes a digit, -64 .. 63, a number without sign
-FEW = 2  # tokens whose products read digits with sign; a step with more lays out both kinds
-DIGIT_BYTES = 2 * 2 * BLOCK  # two digits, each twice
+FEW = 8  # tokens whose products read digits; a step with more lays out both kinds
+DIGIT_BYTES, WORD_BYTES = 2 * 2 * BLOCK, 2 * BLOCK  # of a block: two digits, each twice; q
 _EXPONENT, _BITS = 23, 13  # where a float32's exponent begins; of q
 _LEAST = 127 - 110  # a smaller exponent is taken for this one: its unit would be no normal number
 _LINE = 64
@@ -58,7 +57,7 @@ NAN = 0x7FC00000
 
 def row_bytes(columns: int) -> int:
     """From one row to the next: a line more than whole ones, see `buffers.stride_of`."""
-    size = -(-columns // BLOCK) * (2 * DIGIT_BYTES + 8)
+    size = -(-columns // BLOCK) * (DIGIT_BYTES + WORD_BYTES + 8)
     return (-(-size // _LINE) + 1) * _LINE
 
 
@@ -75,6 +74,14 @@ def _store_pairs(builder: Any, address: Any, digits: Any) -> None:
 
 
 store_pairs = operation(types.void, (types.int64, I32), _store_pairs, "16 digits, each pair twice.")
+
+
+def _store_words(builder: Any, address: Any, numbers: Any) -> None:
+    small = builder.trunc(numbers, ir.VectorType(ir.IntType(16), BLOCK))
+    builder.store(small, builder.inttoptr(address, small.type.as_pointer()), align=2)
+
+
+store_words = operation(types.void, (types.int64, I32), _store_words, "16 numbers as int16.")
 sum_i32 = operation(
     types.int32, (I32,), _halved(lambda b, x, y: b.add(x, y)), "The sum of all lanes."
 )
@@ -87,26 +94,22 @@ shifted = operation(
 
 
 @inlined
-def code_block(v, to, lifted, more):
-    """A block's digits to `to` and, unless that is 0, to `lifted`; its other two numbers to `more`.
-
-    What is done for the one kind of digits and for the other is the same, so that products of few
-    tokens and of many are.
-    """
+def code_block(v, to, words, more):
+    """A block's digits to `to`, q to `words`, unless that is 0, and its two numbers to `more`."""
     exponent = largest_i32(bits(absolute(v))) >> _EXPONENT
     finite, exponent = exponent < 255, max(exponent, _LEAST)
     if not finite:
         v = splat(0.0)
     factor = as_f32(splat_i32((2 * 127 + _BITS - 1 - exponent) << _EXPONENT))
     q = whole(nearest(v * factor))
-    low = ((q + splat_i32(LIFT)) & splat_i32(RADIX - 1)) - splat_i32(LIFT)
+    half = splat_i32(RADIX // 2)
+    low = ((q + half) & splat_i32(RADIX - 1)) - half
     high = shifted(q - low)
     store_pairs(to, low)
     store_pairs(to + 2 * BLOCK, high)
-    if lifted:
-        store_pairs(lifted, low + splat_i32(LIFT))
-        store_pairs(lifted + 2 * BLOCK, high + splat_i32(LIFT))
-    put_i32(more, -WEIGHT_LIFT * sum_i32(q))
+    if words:
+        store_words(words, q)
+    put_i32(more, -LIFT * sum_i32(q))
     put_i32(more + 4, (exponent - _BITS) << _EXPONENT if finite else NAN)
 
 
@@ -131,9 +134,10 @@ def fixed_rows(args: Any, batch: Any, thread: Any, threads: Any) -> None:
         if rows:
             row = i64_at(rows + 8 * row)
         from_, digits = x + 4 * x_stride * row, out + out_bytes * row
-        lifted, more = digits + blocks * DIGIT_BYTES, digits + 2 * blocks * DIGIT_BYTES
+        words = digits + blocks * DIGIT_BYTES
+        more = words + blocks * WORD_BYTES
         while b < stop:
             v = piece(from_ + 4 * BLOCK * b, columns - BLOCK * b)
-            place = lifted + DIGIT_BYTES * b if both else 0
+            place = words + WORD_BYTES * b if both else 0
             code_block(v, digits + DIGIT_BYTES * b, place, more + 8 * b)
             b += 1

@@ -97,18 +97,34 @@ def half_pairs(builder: Any, x: Any) -> Any:
     return pairs_times(builder, x, (1, 1))
 
 
+def word_pairs(builder: Any, x: Any, y: Any) -> Any:
+    """16 int16 times 16 others -> 8 int32: x[2i] y[2i] + x[2i+1] y[2i+1]."""
+    if _has_avx2():
+        return _call(builder, "llvm.x86.avx2.pmadd.wd", WORDS, [x, y])
+    products = [
+        builder.mul(*(builder.sext(_every_second(builder, side, first), WORDS) for side in (x, y)))
+        for first in (0, 1)
+    ]
+    return builder.add(*products)
+
+
 def pairs_times(builder: Any, x: Any, factors: tuple[int, int]) -> Any:
     """16 int16 -> 8 int32: x[2i] times the one factor plus x[2i+1] times the other."""
-    if _has_avx2():
-        times = ir.Constant(HALVES, [*factors] * 8)
-        return _call(builder, "llvm.x86.avx2.pmadd.wd", WORDS, [x, times])
-    both = [
-        builder.mul(
-            builder.sext(_every_second(builder, x, first), WORDS), ir.Constant(WORDS, [by] * 8)
-        )
-        for first, by in enumerate(factors)
-    ]
-    return builder.add(*both)
+    return word_pairs(builder, x, ir.Constant(HALVES, [*factors] * 8))
+
+
+def as_words(builder: Any, codes: Any) -> list[Any]:
+    """Twice the values of 32 codes as 2 x 16 int16: rows 0 .. 7 of a tile's two columns, 8 .. 15.
+
+    Of bytes that lie as `tiles.NIBBLE_BYTE` says.
+    """
+    values = doubled(builder, codes)
+    parts = []
+    for start in (0, 8):
+        places = [*range(start, start + 8), *range(start + 16, start + 24)]
+        mask = ir.Constant(ir.VectorType(_INT, 16), places)
+        parts.append(builder.sext(builder.shuffle_vector(values, values, mask), HALVES))
+    return parts
 
 
 def joined(builder: Any, low: Any, high: Any) -> Any:
