@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from tinymoe.core import Array, Batch, ModelConfig, Numerics, PagedKeysValues, Tap
+from tinymoe.kernels.cpu import disk
 from tinymoe.kernels.cpu.inputs import uncovered_inputs
 from tinymoe.kernels.cpu.lay_out import Packer, weights_of
 from tinymoe.kernels.cpu.ops import CpuOps
@@ -75,9 +76,11 @@ class CompiledStep:
         if self._params is params or not self.covers(config, numerics, params):
             return
 
+        often = "once" if disk.writable() else "which no folder could be found to keep in"
+
         def compiled(done: int, kernels: int) -> None:
             if report is not None:
-                report("compiling kernels, once", done, kernels)
+                report(f"compiling kernels, {often}", done, kernels)
 
         self._step = Step(self._weights(params, report), self.team)
         compile_all(self._step.kernels(config, numerics), compiled)

@@ -28,8 +28,8 @@ def choose(
 ) -> str:
     """What `auto` means here: numba if it is compiled and has kernels for the model, else numpy.
 
-    Where it is not compiled yet it is from now on, in the background. Asked for by name, a
-    backend is taken as it is.
+    Where it is not compiled yet it is from now on, in the background, and NumPy answers meanwhile.
+    Asked for by name, a backend is taken as it is.
     """
     if backend != AUTO:
         return backend
@@ -40,13 +40,37 @@ def choose(
     from tinymoe.kernels.cpu import ready
 
     if not ready.is_ready():
-        if ready.start_compiling():
-            _say(
-                "computing with NumPy; faster kernels are being compiled in the background, for "
-                "next time (--backend numba waits for them)"
-            )
-        return "numpy"
-    return "numba" if _fits(model, numerics, positions) else "numpy"
+        _say(f"computing with NumPy; {_begun()}")
+    return "numba" if ready_now(model, numerics, positions) else "numpy"
+
+
+def _begun() -> str:
+    """Have the kernels compiled in the background, and say what becomes of them."""
+    from tinymoe.kernels.cpu import disk, ready
+
+    if disk.writable() is None:
+        tried = " nor ".join(str(folder.parent) for folder in disk.folders())
+        return (
+            "the faster kernels cannot be kept, since neither "
+            f"{tried} can be written to: set NUMBA_CACHE_DIR to a folder that can, or compile "
+            "them at every start with --backend numba"
+        )
+    if not ready.start_compiling():
+        return (
+            "no process could be started that compiles the faster kernels: "
+            "python -m tinymoe.kernels.cpu.ready does it"
+        )
+    return (
+        "faster kernels are being compiled in the background, for next time "
+        "(--backend numba waits for them)"
+    )
+
+
+def ready_now(model: Any, numerics: str, positions: int | None) -> bool:
+    """All kernels are compiled, and they serve this model and its numerics."""
+    from tinymoe.kernels.cpu import ready
+
+    return numerics in COMPILED and ready.is_ready() and _fits(model, numerics, positions)
 
 
 def _fits(model: Any, numerics: str, positions: int | None) -> bool:
@@ -72,9 +96,18 @@ def make_ready(model: Model, backend: str) -> None:
         return
     with progress.when_long() as report:
         model.prepare(report)
+    _compile_the_rest()
     cache: Any = getattr(model.ops.step, "repack_cache", None)
     if cache is not None and cache.said:
         _say(cache.said)
+
+
+def _compile_the_rest() -> None:
+    """What was waited for is one model's kernels: have all others' compiled in the background."""
+    from tinymoe.kernels.cpu import ready
+
+    if not ready.is_ready():
+        ready.start_compiling()
 
 
 def check(backend: str, memory: str | None) -> None:

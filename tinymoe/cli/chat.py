@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -32,8 +33,17 @@ def wrap(model: Model, messages: list[Message]) -> list[int]:
     return model.tokenizer.encode(model.tokenizer.chat(messages), special=False)
 
 
-def converse(model: Model, sampling: Sampling, system: str | None) -> None:
-    """Ask and answer until /quit. The model sees the whole conversation, as far as it fits."""
+def converse(
+    model: Model,
+    sampling: Sampling,
+    system: str | None,
+    faster: Callable[[], Model | None] = lambda: None,
+) -> None:
+    """Ask and answer until /quit. The model sees the whole conversation, as far as it fits.
+
+    `faster` is asked before each answer: the same model on a faster backend, once there is one.
+    Never within an answer: backends differ in last bits, and an answer is one backend's.
+    """
     check_sampling(sampling, model.config.vocab_size)  # now, not after the first message
     wrap(model, first_message(system, "Hello"))
     style, screen = Style(sys.stdout), Screen()
@@ -47,6 +57,9 @@ def converse(model: Model, sampling: Sampling, system: str | None) -> None:
             continue
         asked = [*said, {"role": "user", "content": line}]
         try:
+            if (found := faster()) is not None:
+                model, faster = found, lambda: None
+                print("(compiled kernels compute from here on)", file=sys.stderr)
             ids, asked = _fit(model, sampling, system, asked)
             answer = _answer(model, replace(sampling, seed=_seed(sampling, turn)), ids, screen)
         except TinymoeError as error:  # a message too long: the conversation goes on without it

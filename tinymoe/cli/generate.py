@@ -101,8 +101,9 @@ def generate(
     with report.outcome(as_json):
         asked = prompts.collect(prompt, file, ids)
         _check_chat(chat, system, asked, as_json)
+        wish = backend
         backend = backends.choose(
-            backend,
+            wish,
             model,
             numerics,
             threads=threads,
@@ -113,19 +114,23 @@ def generate(
         backends.check(backend, memory)
         from tinymoe.api import load
 
+        def open_with(backend: str) -> Model:
+            opened = load(
+                model,
+                backend=backend,
+                threads=threads,
+                repack_cache=repack_cache,
+                numerics=numerics,
+                memory=memory,
+                latent=cast("Latent", latent),
+                positions=positions,
+            )
+            report.say_if_on_demand(opened.reads)
+            backends.make_ready(opened, backend)
+            return opened
+
         begin = time.perf_counter()
-        opened = load(
-            model,
-            backend=backend,
-            threads=threads,
-            repack_cache=repack_cache,
-            numerics=numerics,
-            memory=memory,
-            latent=cast("Latent", latent),
-            positions=positions,
-        )
-        report.say_if_on_demand(opened.reads)
-        backends.make_ready(opened, backend)
+        opened = open_with(backend)
         load_seconds = time.perf_counter() - begin
         chosen = opened.default_sampling(
             **_given(
@@ -146,7 +151,12 @@ def generate(
         if chat and not asked:
             from tinymoe.cli.chat import converse
 
-            converse(opened, chosen, system)
+            def faster() -> Model | None:
+                waits = wish == backends.AUTO and backend == "numpy" and memory is None
+                found = waits and backends.ready_now(model, numerics, positions)
+                return open_with("numba") if found else None
+
+            converse(opened, chosen, system, faster)
             return
         if not asked:
             asked = [prompts.default()]
