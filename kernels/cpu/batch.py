@@ -28,6 +28,7 @@ PAGE_SIZE = 10  # P, positions of a page
 WORDS = 11
 
 ALIGNMENT = 64
+ALONE = 4  # tokens up to which one thread does what goes token by token: waiting costs more
 
 
 def aligned(words: int, dtype: Any = np.float32) -> Array:
@@ -57,6 +58,15 @@ def own(batch, thread):
 def share(count, thread, threads):
     """(first, last + 1) of a thread's part of `count` things: equal to one, in order."""
     return count * thread // threads, count * (thread + 1) // threads
+
+
+@inlined
+def share_tokens(batch, thread, threads):
+    """(first, last + 1) of a thread's tokens: equal to one, in order; of few, the first has all."""
+    tokens = word(batch, TOKENS)
+    if tokens <= ALONE:
+        return 0, tokens if thread == 0 else 0
+    return share(tokens, thread, threads)
 
 
 class Header:

@@ -26,10 +26,10 @@ from typing import Any
 
 from llvmlite import ir
 
-from tinymoe.kernels.cpu.batch import TOKENS, share, word
+from tinymoe.kernels.cpu.batch import TOKENS, share, share_tokens, word
 from tinymoe.kernels.cpu.codes import largest_i32, put_i32
 from tinymoe.kernels.cpu.integers import LIFT
-from tinymoe.kernels.cpu.kernel import arguments, inlined, kernel
+from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, inlined, kernel, part
 from tinymoe.kernels.cpu.lazily import operation, types
 from tinymoe.kernels.cpu.rows import piece
 from tinymoe.kernels.cpu.simd import (
@@ -113,7 +113,10 @@ def code_block(v, to, words, more):
     put_i32(more + 4, (exponent - _BITS) << _EXPONENT if finite else NAN)
 
 
-@kernel("x x_stride count rows per_token columns blocks out out_bytes")
+FIELDS = "x x_stride count rows per_token columns blocks out out_bytes"
+
+
+@kernel(FIELDS)
 def fixed_rows(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """Rows of x, float32, as rows of `out_bytes` bytes, see above.
 
@@ -121,12 +124,26 @@ def fixed_rows(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     another. `columns` are x's own: what lies behind them is not looked at, and 0 in the other of
     the `blocks` that a row of the weight has. Threads share blocks.
     """
-    (x, x_stride, count_word, listed, per_token, columns, blocks, out, out_bytes) = arguments(
-        args, 9
-    )
-    count, rows = word(batch, count_word) * per_token, word(batch, listed) if listed else 0
+    given = arguments(args, 7)
+    count = word(batch, given[2]) * given[4] * given[6]
+    first, last = share(count, thread, threads)
+    _code_blocks(args, batch, first, last)
+
+
+@kernel(FIELDS, by_token=ALWAYS)
+def fixed_rows_by_token(args: Any, batch: Any, thread: Any, threads: Any) -> None:
+    """The same, of all of a step's tokens, which threads share."""
+    given = arguments(args, 7)
+    first, last = share_tokens(batch, thread, threads)
+    _code_blocks(args, batch, first * given[4] * given[6], last * given[4] * given[6])
+
+
+@part
+def _code_blocks(args, batch, first, last):
+    """Blocks first .. last - 1 of all rows' blocks."""
+    (x, x_stride, _, listed, per_token, columns, blocks, out, out_bytes) = arguments(args, 9)
+    rows = word(batch, listed) if listed else 0
     both = word(batch, TOKENS) * per_token > FEW
-    first, last = share(count * blocks, thread, threads)
     while first < last:
         row, b = first // blocks, first % blocks
         stop = min(blocks, b + last - first)

@@ -10,21 +10,20 @@ from tinymoe.kernels.cpu.batch import (
     RUN_OF,
     RUNS,
     TABLES,
-    TOKENS,
-    share,
+    share_tokens,
     word,
 )
-from tinymoe.kernels.cpu.kernel import arguments, inlined, kernel
+from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, inlined, kernel
 from tinymoe.kernels.cpu.rows import piece, put_piece
 from tinymoe.kernels.cpu.simd import f64_of, i64_at, pick, splat
 
 
-@kernel("x x_stride width limit")
+@kernel("x x_stride width limit", by_token=ALWAYS)
 def clip(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """Hold the first `width` numbers of each token's row of x within +-limit, in place (OLMoE)."""
     x, x_stride, width, limit = arguments(args, 4)
     high, low = splat(f64_of(limit)), splat(-f64_of(limit))
-    first, last = share(word(batch, TOKENS), thread, threads)
+    first, last = share_tokens(batch, thread, threads)
     for t in range(first, last):
         for k in range(0, width, 16):
             at = x + 4 * (t * x_stride + k)
@@ -42,7 +41,7 @@ def slot_of(batch, group, t):
     return i64_at(table + 8 * (position // size)) * size + position % size
 
 
-@kernel("x x_stride x_head heads width pages position_stride head_stride group")
+@kernel("x x_stride x_head heads width pages position_stride head_stride group", by_token=ALWAYS)
 def write_pages(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """Each token's keys (or values) to its slot in the pages of a cache group.
 
@@ -52,8 +51,8 @@ def write_pages(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     (x, x_stride, x_head, heads, width, pages, position_stride, head_stride, group) = arguments(
         args, 9
     )
-    first, last = share(word(batch, TOKENS) * heads, thread, threads)
-    for item in range(first, last):
+    first, last = share_tokens(batch, thread, threads)
+    for item in range(first * heads, last * heads):
         t, head = item // heads, item % heads
         at = x + 4 * (t * x_stride + head * x_head)
         to = pages + 4 * (slot_of(batch, group, t) * position_stride + head * head_stride)

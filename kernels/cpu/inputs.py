@@ -148,8 +148,9 @@ def _fixed_rows(
 ) -> Array:
     size = fixed_rows.row_bytes(weight.padded)
     coded = plan.buffers.rows("fixed", size // 4, per_token)
+    goes_on = plan.program.by_token and count == TOKENS  # with rows that the same thread wrote
     plan.program.add(
-        fixed_rows.fixed_rows,
+        fixed_rows.fixed_rows_by_token if goes_on else fixed_rows.fixed_rows,
         x=x,
         x_stride=x.shape[1],
         count=count,

@@ -23,6 +23,7 @@ from tinymoe.kernels.cpu.link import put_in_memory
 
 WORD = ir.IntType(64)
 HERE = "tinymoe.kernels.cpu."
+NEVER, ALWAYS = -1, 1 << 62  # tokens up to which a kernel goes token by token
 
 
 class Kernel:
@@ -35,8 +36,10 @@ class Kernel:
         module: str,
         fields: tuple[str, ...],
         arity: int,
+        by_token: int = NEVER,
     ) -> None:
-        """`make` gives the Python function, once it must be compiled."""
+        """`make` gives the Python function, once it must be compiled; `by_token`: see `kernel`."""
+        self.by_token = by_token
         self._make, self.name, self.module = make, name, module
         self.fields, self.arity = fields, arity
         self._address = 0
@@ -98,12 +101,15 @@ def put_all_in_memory(kernels: Iterable[Kernel]) -> None:
         missing[symbol]._address = address
 
 
-def kernel(fields: str) -> Callable[[Callable[..., None]], Kernel]:
+def kernel(fields: str, *, by_token: int = NEVER) -> Callable[[Callable[..., None]], Kernel]:
     """Make `f(args, batch, thread, threads)` a step's kernel; `fields` names what `args` holds.
 
-    The function reads them in that order: `x, weight = arguments(args, 2)`.
+    The function reads them in that order: `x, weight = arguments(args, 2)`. `by_token` is a
+    promise: in steps of up to so many tokens, a thread reads and writes rows of the tokens alone
+    that `batch.share_tokens` gives it, of all that a step's kernels write. Between two such kernels
+    threads need not wait for each other.
     """
-    return lambda function: _kernel(function, tuple(fields.split()), 4)
+    return lambda function: _kernel(function, tuple(fields.split()), 4, by_token)
 
 
 def helper(function: Callable[..., None]) -> Kernel:
@@ -111,8 +117,11 @@ def helper(function: Callable[..., None]) -> Kernel:
     return _kernel(function, (), len(inspect.signature(function).parameters))
 
 
-def _kernel(function: Callable[..., None], fields: tuple[str, ...], arity: int) -> Kernel:
-    made = Kernel(lambda: function, function.__name__, function.__module__, fields, arity)
+def _kernel(
+    function: Callable[..., None], fields: tuple[str, ...], arity: int, by_token: int = NEVER
+) -> Kernel:
+    name, module = function.__name__, function.__module__
+    made = Kernel(lambda: function, name, module, fields, arity, by_token)
     made.__doc__ = function.__doc__
     return made
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinymoe.kernels.cpu.batch import own, share, word
-from tinymoe.kernels.cpu.kernel import arguments, call_helper, kernel
+from tinymoe.kernels.cpu.batch import own, share, share_tokens, word
+from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, call_helper, kernel, part
 from tinymoe.kernels.cpu.lazily import njit
 from tinymoe.kernels.cpu.maths import sigmoid, silu
 from tinymoe.kernels.cpu.multiply import SCRATCH, multiply
@@ -67,10 +67,13 @@ def _onto(v, residual, part, skip, factor, rounding):
     return kept(load(residual + skip) + v, rounding)
 
 
-@kernel(
+LINEAR = (
     "x x_stride count rows weight pair_bytes pairs columns scales bias out out_stride "
     "residual part factor kind rounding multiply"
 )
+
+
+@kernel(LINEAR)
 def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """out (R, N) = x (T, K) times weight (N, K), scaled, biased, rounded; or a whole gate-up.
 
@@ -79,15 +82,29 @@ def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     rows like those of out: the result goes to `part` (or nowhere, if that is 0), and out is the
     residual's row plus the result times `factor`, each step rounded.
     """
-    (x, x_stride, count_word, rows_word, weight, pair_bytes, pairs, columns, scales, bias,
+    given = arguments(args, 7)
+    first, last = share(given[6], thread, threads)
+    _linear(args, batch, thread, 0, word(batch, given[2]), first, last)
+
+
+@kernel(LINEAR, by_token=ALWAYS)
+def linear_by_token(args: Any, batch: Any, thread: Any, threads: Any) -> None:
+    """The same, for all of a step's tokens, which threads share."""
+    begin, end = share_tokens(batch, thread, threads)
+    _linear(args, batch, thread, begin, end, 0, arguments(args, 7)[6])
+
+
+@part
+def _linear(args, batch, thread, begin, end, first, last):
+    """Rows begin .. end - 1 of those listed, times pairs first .. last - 1."""
+    (x, x_stride, _, rows_word, weight, pair_bytes, _, columns, scales, bias,
      out, out_stride, residual, part, factor, kind, rounding,
      multiply_it) = arguments(args, 18)  # fmt: skip
     scratch = own(batch, thread)
     starts, sums = scratch + SCRATCH, scratch + SCRATCH + 8 * AT_ONCE
-    count, rows = word(batch, count_word), word(batch, rows_word) if rows_word else 0
-    first, last = share(pairs, thread, threads)
-    for done in range(0, count, AT_ONCE):
-        tokens = min(AT_ONCE, count - done)
+    rows = word(batch, rows_word) if rows_word else 0
+    for done in range(begin, end, AT_ONCE):
+        tokens = min(AT_ONCE, end - done)
         for t in range(tokens):
             row = i64_at(rows + 8 * (done + t)) if rows else done + t
             put_i64(starts + 8 * t, x + 4 * x_stride * row)

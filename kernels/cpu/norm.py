@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinymoe.kernels.cpu.batch import share, word
-from tinymoe.kernels.cpu.kernel import arguments, kernel
+from tinymoe.kernels.cpu.batch import share_tokens
+from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, kernel
 from tinymoe.kernels.cpu.rows import kept, piece, put_piece
-from tinymoe.kernels.cpu.simd import f64_of, fma, i64_at, splat, sqrt, total
+from tinymoe.kernels.cpu.simd import f64_of, fma, splat, sqrt, total
 
 
 @kernel(
-    "x x_stride count rows parts part_stride width weight weight_stride eps "
-    "out out_stride out_part_stride rounding rounds_before_weight"
+    "x x_stride parts part_stride width weight weight_stride eps "
+    "out out_stride out_part_stride rounding rounds_before_weight",
+    by_token=ALWAYS,
 )
 def rmsnorm(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """Each part of each row of x by itself: `weight * x / sqrt(mean(x^2) + eps)`, float32.
 
-    `count`, `rows`: words of the header, as in `linear`; result i goes to row i of out. A row has
-    `parts` vectors of `width` numbers: one, or heads, `part_stride` apart. weight: (width,), or
-    one for each part, `weight_stride` apart; None is 1. Strides in numbers; out may be x.
+    A row has `parts` vectors of `width` numbers: one, or heads, `part_stride` apart. weight:
+    (width,), or one for each part, `weight_stride` apart; None is 1. Strides in numbers; out may be
+    x.
 
     Squares are summed 16 lanes apart, each lane left to right (fused), then `total`. `rounding`
     rounds the result to BF16; with `rounds_before_weight` also x / rms before the product.
     """
-    (x, x_stride, count, rows, parts, part_stride, width, weight, weight_stride, eps,
-     out, out_stride, out_part_stride, rounding, before) = arguments(args, 15)  # fmt: skip
-    first, last = share(word(batch, count) * parts, thread, threads)
-    for item in range(first, last):
+    (x, x_stride, parts, part_stride, width, weight, weight_stride, eps,
+     out, out_stride, out_part_stride, rounding, before) = arguments(args, 13)  # fmt: skip
+    first, last = share_tokens(batch, thread, threads)
+    for item in range(first * parts, last * parts):
         i, part = item // parts, item % parts
-        row = i64_at(word(batch, rows) + 8 * i) if rows else i
-        start = x + 4 * (row * x_stride + part * part_stride)
+        start = x + 4 * (i * x_stride + part * part_stride)
         to = out + 4 * (i * out_stride + part * out_part_stride)
         squares = splat(0.0)
         for k in range(0, width, 16):

@@ -15,7 +15,7 @@ from tinymoe.core import Array, Batch, Numerics, Run
 from tinymoe.kernels.cpu import attention as kernels
 from tinymoe.kernels.cpu import norm as norms
 from tinymoe.kernels.cpu import rope as turning
-from tinymoe.kernels.cpu.batch import TOKENS, Header, aligned
+from tinymoe.kernels.cpu.batch import Header, aligned
 from tinymoe.kernels.cpu.blocks import row_bytes
 from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.program import Program
@@ -51,8 +51,6 @@ class CpuOps:
             norms.rmsnorm,
             x=rows,
             x_stride=parts * width,
-            count=TOKENS,
-            rows=0,
             parts=parts,
             part_stride=width,
             width=width,

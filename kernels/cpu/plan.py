@@ -166,8 +166,6 @@ class Plan:
             rmsnorm,
             x=x,
             x_stride=x.shape[1],
-            count=header.TOKENS,
-            rows=0,
             width=self.width,
             weight=weight,
             eps=self.config.rms_norm_eps,
@@ -195,11 +193,15 @@ class Plan:
         rounding: int | None = None,
         count: int = header.TOKENS,
         rows: int = 0,
+        by_token: bool = False,
     ) -> None:
-        """out = x times a matrix; with `residual`, that plus so much times the residual factor."""
+        """out = x times a matrix; with `residual`, that plus so much times the residual factor.
+
+        by_token: threads share tokens rather than the matrix.
+        """
         self._head = given(self, x, weight, count=count, rows=rows)  # of the last product
         self.program.add(
-            product.linear,
+            product.linear_by_token if by_token else product.linear,
             **self._head,
             count=count,
             rows=rows,

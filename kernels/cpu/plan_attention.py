@@ -8,7 +8,6 @@ import numpy as np
 
 from tinymoe.core import Array, AttentionCard, ModelConfig, Numerics, RopeCard, TinymoeError
 from tinymoe.kernels.cpu import attention as looking
-from tinymoe.kernels.cpu import batch as header
 from tinymoe.kernels.cpu.blocks import row_bytes
 from tinymoe.kernels.cpu.heads import clip, write_pages
 from tinymoe.kernels.cpu.norm import rmsnorm
@@ -124,8 +123,6 @@ def _norm_heads(plan: Plan, qkv: Array, params: Attention, card: AttentionCard) 
             rmsnorm,
             x=at,
             x_stride=qkv.shape[1],
-            count=header.TOKENS,
-            rows=0,
             parts=parts,
             part_stride=width,
             width=width,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tinymoe.core import Array, AttentionCard, LatentCard
-from tinymoe.kernels.cpu import batch as header
 from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu.latent import by_head
 from tinymoe.kernels.cpu.norm import rmsnorm
@@ -61,8 +60,6 @@ def _norm(plan: Plan, x: Array, weight: Array, width: int, latent: LatentCard, o
         rmsnorm,
         x=x,
         x_stride=x.shape[1],
-        count=header.TOKENS,
-        rows=0,
         parts=1,
         part_stride=0,
         width=width,

@@ -9,6 +9,7 @@ import numpy as np
 from tinymoe.core import Array, RouterCard
 from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu import routing
+from tinymoe.kernels.cpu.batch import ALONE
 from tinymoe.kernels.cpu.inputs import given
 from tinymoe.kernels.cpu.residual import combine
 from tinymoe.kernels.cpu.weights import Moe, Shared
@@ -93,7 +94,10 @@ def _route(plan: Plan, normed: Array, params: Moe, name: str) -> tuple[Array, ..
     if kept == "card":
         kept = plan.numerics.storage if card.logits_dtype == "model" else "float32"
     rounding = int(kept == "bfloat16")
-    plan.product(normed, params.router, logits, bias=params.router_bias, rounding=rounding)
+    narrow = params.router.pairs == 1  # too narrow to be shared but by tokens
+    plan.product(
+        normed, params.router, logits, bias=params.router_bias, rounding=rounding, by_token=narrow
+    )
     ids = buffers.numbers(f"{name}/ids", tokens * top_k)
     weights = buffers.numbers(f"{name}/weights", tokens * top_k, np.float32)
     margins = buffers.numbers(f"{name}/margins", tokens, np.float32)
@@ -109,15 +113,6 @@ def _route(plan: Plan, normed: Array, params: Moe, name: str) -> tuple[Array, ..
         ids=ids,
         weights=weights,
         margins=margins,
-        order=order,
-        offsets=offsets,
-    )
-    plan.program.add(
-        routing.permute,
-        ids=ids,
-        experts=experts,
-        top_k=top_k,
-        above=routing.ALONE,
         order=order,
         offsets=offsets,
     )
@@ -151,9 +146,19 @@ def _experts(
     }
     inputs = params.gate_up.inputs
     apart = inputs is not None and len(inputs.divisors) > 1
+    entering = given(plan, x, params.gate_up, shared=top_k if apart else 1, ids=ids)
+    plan.program.add(  # here, so that what goes token by token stays together
+        routing.permute,
+        ids=ids,
+        experts=plan.config.router.experts,
+        top_k=top_k,
+        above=ALONE,
+        order=order,
+        offsets=offsets,
+    )
     plan.program.add(
         product.experts,
-        **given(plan, x, params.gate_up, shared=top_k if apart else 1, ids=ids),
+        **entering,
         top_k=0 if apart else top_k,
         bias=params.gate_up_bias,
         out=hidden,

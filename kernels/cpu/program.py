@@ -8,19 +8,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinymoe.core import Array
-from tinymoe.kernels.cpu.kernel import Kernel
+from tinymoe.kernels.cpu.kernel import ALWAYS, NEVER, Kernel
 
 
 class Code(NamedTuple):
-    """Instructions as threads read them: two words each, a kernel's address and its arguments'."""
+    """Instructions as threads read them, three words each.
+
+    A kernel's address; that of its arguments; and the number of tokens of a step up to which no
+    barrier follows it.
+    """
 
     address: int
     length: int
-    words: Array  # (length, 2) int64, kept alive
+    words: Array  # (length, 3) int64, kept alive
 
     @classmethod
     def of(cls, words: Array) -> Code:
-        """Those of an array (n, 2) int64."""
+        """Those of an array (n, 3) int64."""
         return cls(int(words.ctypes.data), len(words), words)
 
 
@@ -72,12 +76,29 @@ class Program:
                 np.array([_word(named[field]) for field in kernel.fields], np.int64)
                 for kernel, named in self._added
             ]
-            pairs = [
-                (kernel.address, words.ctypes.data)
-                for (kernel, _), words in zip(self._added, self._kept, strict=True)
+            lines = [
+                (kernel.address, words.ctypes.data, free)
+                for (kernel, _), words, free in zip(
+                    self._added, self._kept, self.barrier_free, strict=True
+                )
             ]
-            self._code = Code.of(np.array(pairs, np.int64).reshape(-1, 2))
+            self._code = Code.of(np.array(lines, np.int64).reshape(-1, 3))
         return self._code
+
+    @property
+    def barrier_free(self) -> list[int]:
+        """Of each instruction, tokens of a step up to which no barrier need follow it.
+
+        Both it and the next must then go token by token: each thread goes on with what it wrote
+        itself. All threads wait for each other after the last, or a step would not be over.
+        """
+        kinds = [kernel.by_token for kernel, _ in self._added]
+        return [min(pair) for pair in zip(kinds, [*kinds[1:], NEVER], strict=True)]
+
+    @property
+    def by_token(self) -> bool:
+        """The last instruction goes token by token in every step."""
+        return bool(self._added) and self._added[-1][0].by_token == ALWAYS
 
 
 def _word(value: Any) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinymoe.kernels.cpu.batch import IDS, TOKENS, share, word
-from tinymoe.kernels.cpu.kernel import arguments, kernel
+from tinymoe.kernels.cpu.batch import IDS, share_tokens, word
+from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, kernel
 from tinymoe.kernels.cpu.maths import sigmoid
 from tinymoe.kernels.cpu.rows import kept
 from tinymoe.kernels.cpu.simd import (
@@ -20,14 +20,14 @@ from tinymoe.kernels.cpu.simd import (
 )
 
 
-@kernel("table pair_bytes bf16 width out out_stride factor rounding")
+@kernel("table pair_bytes bf16 width out out_stride factor rounding", by_token=ALWAYS)
 def embed(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """ids (T,) -> rows (T, H) of a table in BF16 or float32 tiles, times `factor`.
 
     The table may be the head's: it is held once.
     """
     table, pair_bytes, bf16, width, out, stride, factor, rounding = arguments(args, 8)
-    first, last = share(word(batch, TOKENS), thread, threads)
+    first, last = share_tokens(batch, thread, threads)
     for t in range(first, last):
         row = i64_at(word(batch, IDS) + 8 * t)
         tile = table + row // 32 * pair_bytes + row // 16 % 2 * (128 if bf16 else 256)
@@ -47,7 +47,8 @@ def embed(args: Any, batch: Any, thread: Any, threads: Any) -> None:
 
 @kernel(
     "rows stride weights top_k shared shared_stride gate gate_stride width factor rounding "
-    "residual routed part out x_stride"
+    "residual routed part out x_stride",
+    by_token=ALWAYS,
 )
 def combine(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """Each token's experts, weighted and summed; the shared expert; and all that onto the residual.
@@ -61,8 +62,8 @@ def combine(args: Any, batch: Any, thread: Any, threads: Any) -> None:
      rounding, residual, routed, part, out, x_stride) = arguments(args, 16)  # fmt: skip
     factor = f64_of(factor_bits)
     pieces = (width + 15) // 16
-    first, last = share(word(batch, TOKENS) * pieces, thread, threads)
-    for item in range(first, last):
+    first, last = share_tokens(batch, thread, threads)
+    for item in range(first * pieces, last * pieces):
         t, k = item // pieces, item % pieces * 64
         total = splat(0.0)
         for choice in range(top_k):

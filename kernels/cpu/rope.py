@@ -6,8 +6,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from tinymoe.kernels.cpu.batch import POSITIONS, TOKENS, share, word
-from tinymoe.kernels.cpu.kernel import arguments, kernel
+from tinymoe.kernels.cpu.batch import POSITIONS, share_tokens, word
+from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, kernel
 from tinymoe.kernels.cpu.lazily import operation as _op
 from tinymoe.kernels.cpu.rows import kept, piece, put_piece
 from tinymoe.kernels.cpu.simd import F32, LANES, i64_at
@@ -26,7 +26,10 @@ minus_first = _op(
 )
 
 
-@kernel("x x_stride x_head out out_stride out_head heads dim rotary_dim interleaved turns rounding")
+@kernel(
+    "x x_stride x_head out out_stride out_head heads dim rotary_dim interleaved turns rounding",
+    by_token=ALWAYS,
+)
 def rope(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """Turn each head of each token's row of x; the result to `out`, which may be x.
 
@@ -38,8 +41,8 @@ def rope(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     (x, x_stride, x_head, out, out_stride, out_head, heads, dim, rotary_dim, interleaved, turns,
      rounding) = arguments(args, 12)  # fmt: skip
     half = rotary_dim // 2
-    first, last = share(word(batch, TOKENS) * heads, thread, threads)
-    for item in range(first, last):
+    first, last = share_tokens(batch, thread, threads)
+    for item in range(first * heads, last * heads):
         t, head = item // heads, item % heads
         angle = 4 * half * i64_at(word(batch, POSITIONS) + 8 * t)
         cosine, sine = i64_at(turns) + angle, i64_at(turns + 8) + angle

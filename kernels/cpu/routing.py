@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinymoe.kernels.cpu.batch import TOKENS, own, share, word
-from tinymoe.kernels.cpu.kernel import arguments, inlined, kernel, part
+from tinymoe.kernels.cpu.batch import ALONE, TOKENS, own, share_tokens, word
+from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, inlined, kernel, part
 from tinymoe.kernels.cpu.maths import exp, sigmoid
 from tinymoe.kernels.cpu.simd import (
     f32_at,
@@ -25,7 +25,6 @@ from tinymoe.kernels.cpu.simd import (
 SOFTMAX, SIGMOID, IDENTITY = 0, 1, 2
 FROM_SCORE, SOFTMAX_OF_CHOSEN, SIGMOID_OF_CHOSEN = 0, 1, 2
 MAX_OF_GROUP, TWO_OF_GROUP = 0, 1
-ALONE = 16  # tokens up to which one thread routes and sorts them all: a barrier costs more
 
 
 def own_words(experts: int, top_k: int) -> int:
@@ -129,7 +128,8 @@ def _sort(ids, count, experts, order, offsets):
 
 @kernel(
     "logits stride experts top_k bias score weight_from groups groups_kept group_score masked "
-    "renormalise epsilon floor scale scores ids weights margins order offsets"
+    "renormalise epsilon floor scale scores ids weights margins order offsets",
+    by_token=ALWAYS,
 )
 def route(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """logits (T, E), bias (E,) or 0 -> ids, weights (T, K), scores (T, E), margins (T,).
@@ -140,9 +140,7 @@ def route(args: Any, batch: Any, thread: Any, threads: Any) -> None:
      masked, renormalise, epsilon, floor, scale, scores, ids, weights, margins, order,
      offsets) = arguments(args, 21)  # fmt: skip
     tokens = word(batch, TOKENS)
-    first, last = share(tokens, thread, threads)
-    if tokens <= ALONE:
-        first, last = 0, tokens if thread == 0 else 0
+    first, last = share_tokens(batch, thread, threads)
     choice = own(batch, thread)
     marks = choice + 4 * (experts + 64)
     ratings, group_marks = marks + 8 * (experts + 16), marks + 12 * (experts + 16)
@@ -220,7 +218,7 @@ def _as_f32(place, value):
     return f32_at(place)
 
 
-@kernel("ids experts top_k above order offsets")
+@kernel("ids experts top_k above order offsets", by_token=ALONE)
 def permute(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """ids (T, K) -> order (T*K,), offsets (E + 1,), of more than `above` tokens.
 

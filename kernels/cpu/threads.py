@@ -12,6 +12,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from tinymoe.kernels.cpu.batch import TOKENS, word
 from tinymoe.kernels.cpu.kernel import call_kernel, helper, part
 from tinymoe.kernels.cpu.lazily import cgutils, njit, operation, types
 from tinymoe.kernels.cpu.link import YIELD
@@ -65,17 +66,14 @@ LENGTH, BATCH = PROGRAM + 1, PROGRAM + 2
 
 @njit(inline="always")
 def run_program(shared, thread, threads):
-    """Every instruction, with a barrier after each.
-
-    An instruction is two words: a kernel's address and that of its arguments.
-    """
+    """Every instruction, with a barrier after each that needs one. See `program.Code`."""
     program, length = i64_at(shared + 8 * PROGRAM), i64_at(shared + 8 * LENGTH)
     batch, own = i64_at(shared + 8 * BATCH), shared + 8 * (OWN + LINE * thread)
-    passed = i64_at(own)
+    passed, tokens = i64_at(own), word(batch, TOKENS)
     for number in range(length):
-        at = program + 16 * number
+        at = program + 24 * number
         call_kernel(i64_at(at), i64_at(at + 8), batch, thread, threads)
-        if threads > 1:
+        if threads > 1 and tokens > i64_at(at + 16):
             passed += threads
             atomic_add(shared + 8 * ARRIVED, 1)
             wait_for(shared + 8 * ARRIVED, passed)
