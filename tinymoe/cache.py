@@ -11,8 +11,9 @@ of pages: as many as its layers need, which for a window does not grow with the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from tinymoe.core import Array, ModelConfig, Numerics, TinymoeError
 PAGE_SIZE = 16
 SEQUENCES = 64  # that run at once, and ...
 BATCH_TOKENS = 512  # ... tokens of a step, where nobody says otherwise
+
+# Empty pages of keys and values of a layer: (config, layer, pages, page size, numerics)
+Layout: TypeAlias = Callable[[ModelConfig, int, int, int, Numerics], tuple[Array, Array]]
 
 
 class PagePool:
@@ -98,18 +102,24 @@ class PagePool:
 class PagedCache:
     """The memory of every layer, and a pool of pages for every group of layers.
 
-    Memory, taken at once: for every layer pages of its group * P * Nk * (D of keys + D of values)
-    * itemsize bytes; for latent attention in its absorbed form pages * P * (R + Dr) * itemsize;
-    for a state its size times the sequences that may run at once.
+    Pages are made when somebody first asks for a layer's, and lie as that one reads them: `layer`
+    gives them position by position, as the definition has them; a backend whose kernels want them
+    otherwise asks for `laid_out` with a layout of its own. A cache serves one of them.
+
+    Memory, of `layer`: for every layer pages of its group * P * Nk * (D of keys + D of values) *
+    itemsize bytes; for latent attention in its absorbed form pages * P * (R + Dr) * itemsize; for a
+    state its size times the sequences that may run at once.
 
     A sequence's block tables are one list of page numbers for every pool, in their order.
     """
 
     def __init__(
-        self, pools: Sequence[PagePool], layers: Sequence[tuple[Array, Array]], page_size: int
+        self, pools: Sequence[PagePool], config: ModelConfig, numerics: Numerics, page_size: int
     ) -> None:
-        """layers[l]: (pages, P, Nk, D) keys and values, or (slots, *shape) of two states."""
-        self.pools, self._layers, self.page_size = tuple(pools), tuple(layers), page_size
+        self.pools, self.page_size = tuple(pools), page_size
+        self._config, self._numerics = config, numerics
+        self._layout: Layout | None = None
+        self._layers: list[tuple[Array, Array]] = []
 
     @classmethod
     def for_model(
@@ -131,19 +141,26 @@ class PagedCache:
             PagePool(g, _pages_of(g, positions, page_size, sequences, batch_tokens), page_size)
             for g in config.cache_groups
         ]
-        layers = [
-            _arrays(config, layer, pools[config.group_of(layer)], numerics)
-            for layer in range(config.num_layers)
-        ]
-        return cls(pools, layers, page_size)
+        return cls(pools, config, numerics, page_size)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all pages and states. Values that are a part of the keys count once."""
-        return sum(
-            keys.nbytes + (0 if np.may_share_memory(keys, values) else values.nbytes)
+    def arrays(self) -> list[Array]:
+        """All pages and states as they lie now; none before somebody has asked for a layer's.
+
+        Values that are a part of the keys are not there a second time.
+        """
+        return [
+            array
             for keys, values in self._layers
-        )
+            for array in ((keys,) if np.may_share_memory(keys, values) else (keys, values))
+        ]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a cached number as pages hold it now, or as the definition would."""
+        stateless = (i for i in range(len(self._layers)) if self._config.state(i) is None)
+        held = next((self._layers[layer][0].itemsize for layer in stateless), None)
+        return held or np.dtype(self._numerics.dtype).itemsize
 
     @property
     def free_pages(self) -> tuple[int, ...]:
@@ -160,7 +177,31 @@ class PagedCache:
 
         Of a layer with a state: its two arrays, (slots, *shape).
         """
+        return self.laid_out(index, by_position)
+
+    def laid_out(self, index: int, layout: Layout) -> tuple[Array, Array]:
+        """Pages of one layer as `layout` makes them; a state's arrays are always the same.
+
+        TinymoeError where another layout was asked for before: its values would be misread.
+        """
+        if self._layout is None:
+            self._layers = [self._made(each, layout) for each in range(self._config.num_layers)]
+            self._layout = layout
+        if self._layout is not layout:
+            raise TinymoeError(
+                f"this cache's pages were made for {self._layout.__module__} and cannot be read by "
+                f"{layout.__module__}: expected one backend for all steps of a cache; make another "
+                "cache with PagedCache.for_model"
+            )
         return self._layers[index]
+
+    def _made(self, layer: int, layout: Layout) -> tuple[Array, Array]:
+        config, numerics = self._config, self._numerics
+        state, pages = config.state(layer), self.pools[config.group_of(layer)].pages
+        if state is None:
+            return layout(config, layer, pages, self.page_size, numerics)
+        first, second = (np.zeros((pages, *shape), numerics.dtype) for shape in state)
+        return first, second
 
     def take(self, positions: int) -> tuple[Array, ...]:
         """Block tables (pages,) of one new sequence that runs so many positions in one piece."""
@@ -197,18 +238,13 @@ def _pages_of(group: CacheGroup, positions: int, page_size: int, sequences: int,
     return min(whole, sequences if group.kind == "state" else bound)
 
 
-def _arrays(
-    config: ModelConfig, layer: int, pool: PagePool, numerics: Numerics
+def by_position(
+    config: ModelConfig, layer: int, pages: int, page_size: int, numerics: Numerics
 ) -> tuple[Array, Array]:
-    """Empty memory of one layer. bf16 values are held in float32, as everywhere here."""
-    state = config.state(layer)
-    if state is not None:
-        first, second = (np.zeros((pool.pages, *shape), numerics.dtype) for shape in state)
-        return first, second
+    """The definition's layout: (pages, P, Nk, D). bf16 values are held in float32."""
     of_keys, of_values = config.cached(layer)
-    lead = (pool.pages, pool.page_size)
-    keys = np.zeros((*lead, *of_keys), numerics.dtype)
+    keys = np.zeros((pages, page_size, *of_keys), numerics.dtype)
     if of_values is not None:
-        return keys, np.zeros((*lead, *of_values), numerics.dtype)
+        return keys, np.zeros((pages, page_size, *of_values), numerics.dtype)
     # the latent vector is key and value: held once, seen twice
     return keys, keys[..., : config.value_dim(layer)]

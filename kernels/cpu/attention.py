@@ -36,56 +36,61 @@ from tinymoe.kernels.cpu.blocks import (
     row_bytes,
     side_by_side,
     spans_of,
+    tile_bytes,
+    value_tile_bytes,
 )
 from tinymoe.kernels.cpu.blocks import own_bytes as own_bytes
 from tinymoe.kernels.cpu.blocks import record_rows as record_rows
-from tinymoe.kernels.cpu.grid import call_products, call_turned, products, turned
+from tinymoe.kernels.cpu.grid import MIXES, SCORES, call_mixes, call_scores
 from tinymoe.kernels.cpu.kernel import arguments, kernel, part
 from tinymoe.kernels.cpu.lists import list_queries, list_span, queries_of, set_up
-from tinymoe.kernels.cpu.simd import i64_at, splat, store
+from tinymoe.kernels.cpu.pages import TILE
+from tinymoe.kernels.cpu.simd import i64_at
 from tinymoe.kernels.cpu.spans import KEYS, call_five, clear, finish, fold, weigh
 
-# what `attend` and `merge` call, compiled once for both: the last of their arguments
-HELPERS = {"turned": turned, "products": products, "weigh": weigh, "fold": fold, "finish": finish}
+
+def helpers(item: int) -> dict[str, Any]:
+    """What `attend` and `merge` call, compiled once for both. `item`: bytes of a cached number."""
+    chosen = {"item": item, "scores": SCORES[item], "mixes": MIXES[item]}
+    return {**chosen, "weigh": weigh, "fold": fold, "finish": finish}
 
 
 @part
-def score(args, mine, n, first_item, last_item, begin, end, own_key, ahead):
+def score(args, mine, n, first_item, last_item, begin, end, own_key):
     """q . k of a block's rows and keys at places begin .. end - 1 of a span, to weights' rows.
 
     Token i's own key is at place own_key + i: tokens that come before all of 64 keys are left out.
-    What tokens do not see is left to `weigh`. `ahead`: ask for what comes next meanwhile.
+    What tokens do not see is left to `weigh`.
     """
     given = arguments(args, COUNT)
     heads, kv_heads, dim, value_dim = given[2:6]
-    queries, _, keys, dims, turned_keys, p, _, _, _ = places(mine, dim, value_dim)
+    queries, _, keys, values, _, p, _, _, _ = places(mine, value_dim)
     parts, each, _ = block_shape(heads, kv_heads)
-    stop = (end + 15) // 16 * 16
-    for start in range(begin // 16 * 16, end, AT_ONCE):
-        width, skipped = min(AT_ONCE, stop - start), min(n, max(0, start - own_key))
+    stop = (end + TILE - 1) // TILE
+    for start in range(begin // TILE, stop, AT_ONCE // TILE):
+        count = min(AT_ONCE // TILE, stop - start)
+        skipped = min(n, max(0, TILE * start - own_key))
         for item in range(first_item, last_item):
-            if item == first_item or item % parts == 0:
-                skip, listed = 4 * dim * (item // parts), keys + 8 * start
-                call_turned(given[21], listed, skip, width, ahead, dim, turned_keys, 4 * AT_ONCE)
-            _, count = queries_of(heads, kv_heads, item)
-            row, rows = (item - first_item) * n * each + skipped * count, (n - skipped) * count
-            to = p + 4 * (row * KEYS + start)
-            for r in range(rows):
-                for k in range(0, width, 16):
-                    store(to + 4 * (r * KEYS + k), splat(0.0))
-            xs = queries + 8 * row
-            call_products(given[22], rows, xs, 0, dims, 0, dim, 0, to, 4 * KEYS, width)
+            head = item // parts
+            _, group = queries_of(heads, kv_heads, item)
+            row, rows = (item - first_item) * n * each + skipped * group, (n - skipped) * group
+            call_scores(
+                given[19], rows, queries + 8 * row,
+                keys + 8 * start, count, tile_bytes(dim, given[8]) * head, dim,
+                values + 8 * start, value_tile_bytes(value_dim, given[8]) * head,
+                p + 4 * (row * KEYS + TILE * start), 4 * KEYS,
+            )  # fmt: skip
 
 
 @part
 def weigh_all(args, mine, n, first_item, last_item, base, first, result):
     """From products to weights: of every token and head, over what the token sees of a span."""
     given = arguments(args, COUNT)
-    heads, kv_heads, dim, value_dim = given[2:6]
-    p, step = places(mine, dim, value_dim)[5], row_bytes(value_dim)
+    heads, kv_heads, _, value_dim = given[2:6]
+    p, step = places(mine, value_dim)[5], row_bytes(value_dim)
     _, each, _ = block_shape(heads, kv_heads)
     for i in range(n):
-        low = max(0, first_seen(first + i, given[13], given[14]) - base)
+        low = max(0, first_seen(first + i, given[11], given[12]) - base)
         high = min(KEYS, first + i + 1 - base)
         for item in range(first_item, last_item):
             _, count = queries_of(heads, kv_heads, item)
@@ -93,24 +98,26 @@ def weigh_all(args, mine, n, first_item, last_item, base, first, result):
             for r in range(row, row + count):
                 clear(result + step * r, value_dim)
                 if low < high:
-                    call_five(given[23], p + 4 * KEYS * r, low, high, given[12], result + step * r)
+                    call_five(given[21], p + 4 * KEYS * r, low, high, given[10], result + step * r)
 
 
 @part
-def mix_rows(args, mine, item, row, rows, low, high, ahead, result):
+def mix_rows(args, mine, item, row, rows, low, high, result):
     """Values at places low .. high - 1 of a span, weighted, onto P of `rows` rows from `row`."""
     given = arguments(args, COUNT)
     heads, kv_heads, dim, value_dim = given[2:6]
-    _, weights, keys, _, _, _, _, _, _ = places(mine, dim, value_dim)
-    skip, step = 4 * value_dim * (item // block_shape(heads, kv_heads)[0]), row_bytes(value_dim)
-    xs, listed, to = weights + 8 * row, keys + 8 * (KEYS + low), result + step * row + 64
-    call_products(
-        given[22], rows, xs, 4 * low, listed, skip, high - low, ahead, to, step, value_dim
+    _, weights, _, values, following, _, _, _, _ = places(mine, value_dim)
+    head, step = item // block_shape(heads, kv_heads)[0], row_bytes(value_dim)
+    call_mixes(
+        given[20], rows, weights + 8 * row,
+        values, value_tile_bytes(value_dim, given[8]) * head, low, high,
+        following, tile_bytes(dim, given[8]) * head,
+        (value_dim + TILE - 1) // TILE, result + step * row + 64, step,
     )  # fmt: skip
 
 
 @part
-def mix(args, mine, n, item, row, begin, end, base, first, ahead, result):
+def mix(args, mine, n, item, row, begin, end, base, first, result):
     """Values at places begin .. end - 1 of a span, weighted, onto P of an item's rows from `row`.
 
     Tokens that see all of these values take them together.
@@ -119,37 +126,34 @@ def mix(args, mine, n, item, row, begin, end, base, first, ahead, result):
     _, count = queries_of(given[2], given[3], item)
     i0, together = n, 0
     for i in range(n):
-        low = max(begin, first_seen(first + i, given[13], given[14]) - base)
+        low = max(begin, first_seen(first + i, given[11], given[12]) - base)
         high = min(end, first + i + 1 - base)
         if low == begin and high == end:
             i0, together = min(i0, i), together + 1
         elif low < high:
-            mix_rows(args, mine, item, row + i * count, count, low, high, 0, result)
+            mix_rows(args, mine, item, row + i * count, count, low, high, result)
     if together:
         rows = together * count
-        mix_rows(args, mine, item, row + i0 * count, rows, begin, end, ahead, result)
+        mix_rows(args, mine, item, row + i0 * count, rows, begin, end, result)
 
 
 @part
 def look_back(args, batch, mine, t, n, first_item, last_item, span, result):
     """A block's m, l and P of one span, to `result`: n * each rows for each item, see `score`."""
     given = arguments(args, COUNT)
-    window, chunk = given[13], given[14]
+    window, chunk = given[11], given[12]
     _, each, _ = block_shape(given[2], given[3])
     base, first = span * KEYS, i64_at(word(batch, POSITIONS) + 8 * t)
     begin, end = max(0, first_seen(first, window, chunk) - base), min(KEYS, first + n - base)
-    coming = list_span(args, batch, mine, t, n, span, begin, end)
+    list_span(args, batch, mine, t, n, span, begin, end)
     list_queries(args, mine, t, n, first_item, last_item)
-    ahead = 8 * AT_ONCE if begin == 0 and end == KEYS else 0  # lists without gaps
-    score(args, mine, n, first_item, last_item, begin, end, first - base, ahead)
+    score(args, mine, n, first_item, last_item, begin, end, first - base)
     weigh_all(args, mine, n, first_item, last_item, base, first, result)
     for start in range(begin // AT_ONCE * AT_ONCE, end, AT_ONCE):
         low, high = max(begin, start), min(end, start + AT_ONCE)
-        if high == KEYS and coming < AT_ONCE:
-            ahead = 0
         for item in range(first_item, last_item):
             row = (item - first_item) * n * each
-            mix(args, mine, n, item, row, low, high, base, first, ahead, result)
+            mix(args, mine, n, item, row, low, high, base, first, result)
 
 
 @part
@@ -170,15 +174,15 @@ def fold_rows(args, n, first_item, last_item, rows, result):
     for item in range(first_item, last_item):
         _, count = queries_of(given[2], given[3], item)
         at = step * (item - first_item) * n * each
-        call_five(given[24], rows + at, result + at, n * count, step, value_dim)
+        call_five(given[22], rows + at, result + at, n * count, step, value_dim)
 
 
 @part
 def write_out(args, t, n, first_item, last_item, rows):
     """Finish a block's rows: to `out`."""
     given = arguments(args, COUNT)
-    heads, kv_heads, value_dim, sinks = given[2], given[3], given[5], given[15]
-    out, out_stride, rounding = given[16:19]
+    heads, kv_heads, value_dim, sinks = given[2], given[3], given[5], given[13]
+    out, out_stride, rounding = given[14:17]
     each, step = block_shape(heads, kv_heads)[1], row_bytes(value_dim)
     for item in range(first_item, last_item):
         first, count = queries_of(heads, kv_heads, item)
@@ -187,25 +191,24 @@ def write_out(args, t, n, first_item, last_item, rows):
                 row = (item - first_item) * n * each + i * count + j
                 sink = sinks + 4 * (first + j) if sinks else 0
                 to = out + 4 * ((t + i) * out_stride + (first + j) * value_dim)
-                call_five(given[25], rows + step * row, sink, value_dim, to, rounding)
+                call_five(given[23], rows + step * row, sink, value_dim, to, rounding)
 
 
 @kernel(FIELDS)
 def attend(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """q (T, Nq, D) over the keys that each token sees: out (T, Nq, Dv), unless `merge` has to.
 
-    q, out: rows `q_stride` and `out_stride` apart. Key pages: position p of a page, head h at
-    (page * P + p) * key_stride + h * D; values likewise with Dv, and they may be a part of the
-    keys. Strides in numbers. `group`: whose block tables. window, chunk: 0 is none. sinks: (Nq,)
-    or None. `rounding`: out to BF16. records: room for so many rows of `row_bytes`, see
+    q, out: rows `q_stride` and `out_stride` numbers apart. Pages: see `pages.py`; `item`, `scores`
+    and `mixes` are of their numbers. `group`: whose block tables. window, chunk: 0 is none. sinks:
+    (Nq,) or None. `rounding`: out to BF16. records: room for so many rows of `row_bytes`, see
     `record_rows`; with less room, spans are not shared out.
     """
     given = arguments(args, COUNT)
-    heads, kv_heads, dim, value_dim = given[2:6]
-    window, chunk = given[13:15]
+    heads, kv_heads, _, value_dim = given[2:6]
+    window, chunk = given[11:13]
     parts, each, tokens = block_shape(heads, kv_heads)
-    mine, records, items = own(batch, thread), given[19], kv_heads * parts
-    result, so_far = places(mine, dim, value_dim)[6:8]
+    mine, records, items = own(batch, thread), given[17], kv_heads * parts
+    result, so_far = places(mine, value_dim)[6:8]
     set_up(args, mine)
     apart = by_spans(args, batch, threads)
     mine_first, mine_last = share(apart, thread, threads)
@@ -237,12 +240,12 @@ def attend(args: Any, batch: Any, thread: Any, threads: Any) -> None:
 def merge(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """After `attend`, with the same arguments: fold what it left of spans, if anything."""
     given = arguments(args, COUNT)
-    heads, kv_heads, dim, value_dim = given[2:6]
-    window, chunk = given[13:15]
+    heads, kv_heads, _, value_dim = given[2:6]
+    window, chunk = given[11:13]
     if not by_spans(args, batch, threads):
         return
     parts, each, tokens = block_shape(heads, kv_heads)
-    so_far, records = places(own(batch, thread), dim, value_dim)[7], given[19]
+    so_far, records = places(own(batch, thread), value_dim)[7], given[17]
     items, step = kv_heads * parts, row_bytes(value_dim)
     t, turn = np.int64(0), np.int64(0)
     while t < word(batch, TOKENS):

@@ -12,6 +12,7 @@ from tinymoe.kernels.cpu.inputs import uncovered_inputs
 from tinymoe.kernels.cpu.lay_out import Packer, weights_of
 from tinymoe.kernels.cpu.ops import CpuOps
 from tinymoe.kernels.cpu.pack import pack
+from tinymoe.kernels.cpu.pages import TILE
 from tinymoe.kernels.cpu.ready import compile_all
 from tinymoe.kernels.cpu.repack_cache import RepackCache
 from tinymoe.kernels.cpu.step import Step, uncovered
@@ -123,7 +124,7 @@ class CompiledStep:
         tap: Tap = no_tap,
     ) -> Array:
         """As `forward`."""
-        step = self._step_of(params, config, numerics)
+        step = self._step_of(params, config, numerics, cache)
         if step is None:
             return forward(params, config, batch, cache, numerics, self.members, tap)
         return step(config, batch, cache, numerics, tap)
@@ -137,11 +138,18 @@ class CompiledStep:
         numerics: Numerics,
     ) -> Array | None:
         """As `model.ops.Step.greedy`; None of a model that is not covered."""
-        step = self._step_of(params, config, numerics)
+        step = self._step_of(params, config, numerics, cache)
         return None if step is None else step.greedy(config, batch, cache, numerics)
 
-    def _step_of(self, params: Params, config: ModelConfig, numerics: Numerics) -> Step | None:
-        """Its step, ready to be run; None: kernels do not cover it. The last answer is known."""
+    def _step_of(
+        self, params: Params, config: ModelConfig, numerics: Numerics, cache: PagedKeysValues
+    ) -> Step | None:
+        """Its step, ready to be run; None: kernels do not cover it. The last answer is known.
+
+        Pages of which tiles of 16 positions are no part are for the definition's layout as well.
+        """
+        if cache.page_size % TILE:
+            return None
         ready = self._ready
         if (
             ready is None

@@ -6,16 +6,17 @@ import numpy as np
 
 from tinymoe.kernels.cpu.batch import POSITIONS, RUN_OF, RUNS, TOKENS, word
 from tinymoe.kernels.cpu.kernel import arguments, part
+from tinymoe.kernels.cpu.pages import TILE
 from tinymoe.kernels.cpu.simd import i64_at
 from tinymoe.kernels.cpu.spans import KEYS
 
 ROWS = 48  # queries of a block that one key head serves, at most
 TOGETHER = 3 * ROWS  # queries of a block, of all its heads that a thread computes side by side
-AT_ONCE = 64  # keys whose dimensions lie side by side
+AT_ONCE = 64  # keys of one head that a thread takes before it goes to the next head
+TILES = KEYS // TILE  # of a span
 FIELDS = (
-    "q q_stride heads kv_heads dim value_dim key_pages key_stride value_pages value_stride "
-    "page_size group scale window chunk sinks out out_stride rounding records room "
-    "turned products weigh fold finish"
+    "q q_stride heads kv_heads dim value_dim key_pages value_pages item group scale window chunk "
+    "sinks out out_stride rounding records room scores mixes weigh fold finish"
 )
 COUNT = len(FIELDS.split())
 
@@ -27,28 +28,39 @@ def row_bytes(value_dim):
 
 
 @part
-def places(mine, dim, value_dim):
+def places(mine, value_dim):
     """Where things are in a thread's memory; the last is its end.
 
-    Addresses of queries, of rows of weights, of keys and, right after, of values and of the keys
-    that come next, of dimensions; dimensions of 64 keys; weights; a span's result; the result so
-    far.
+    Addresses of queries, of rows of weights, and of tiles: of a span's keys, its values, and the
+    next span's keys; weights; a span's result; the result so far.
     """
     queries = mine
     weights = queries + 8 * TOGETHER
     keys = weights + 8 * TOGETHER
-    dims = keys + 8 * (2 * KEYS + AT_ONCE)
-    turned_keys = dims + (8 * dim + 63) // 64 * 64
-    p = turned_keys + 4 * AT_ONCE * dim
+    values = keys + 8 * TILES
+    following = values + 8 * TILES
+    p = following + 8 * TILES
     result = p + 4 * TOGETHER * KEYS
     so_far = result + TOGETHER * row_bytes(value_dim)
     end = so_far + TOGETHER * row_bytes(value_dim)
-    return queries, weights, keys, dims, turned_keys, p, result, so_far, end
+    return queries, weights, keys, values, following, p, result, so_far, end
 
 
-def own_bytes(dim: int, value_dim: int) -> int:
-    """Of a thread's memory: some 270 KB for heads of 64, whatever the context."""
-    return int(places.py_func(0, dim, value_dim)[-1])
+@part
+def tile_bytes(dim, item):
+    """Of 16 keys of a head."""
+    return TILE * item * dim
+
+
+@part
+def value_tile_bytes(value_dim, item):
+    """Of 16 values of a head."""
+    return TILE * TILE * item * ((value_dim + TILE - 1) // TILE)
+
+
+def own_bytes(value_dim: int) -> int:
+    """Of a thread's memory: some 240 KB for heads of 64, whatever the context."""
+    return int(places(0, value_dim)[-1])
 
 
 def record_rows(threads: int, heads: int, kv_heads: int, context: int) -> int:
@@ -119,7 +131,7 @@ def by_spans(args, batch, threads):
     How many shares there are then; else 0.
     """
     given = arguments(args, COUNT)
-    heads, kv_heads, window, chunk, room = given[2], given[3], given[13], given[14], given[20]
+    heads, kv_heads, window, chunk, room = given[2], given[3], given[11], given[12], given[18]
     parts, each, tokens = block_shape(heads, kv_heads)
     t, blocks, records, most, shares = np.int64(0), 0, 0, 0, 0  # t: see `attend`
     items = kv_heads * parts

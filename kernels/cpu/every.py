@@ -8,6 +8,7 @@ from pkgutil import iter_modules
 
 from tinymoe.kernels import cpu
 from tinymoe.kernels.cpu.fixed import FOUR_BITS, multiply_fixed
+from tinymoe.kernels.cpu.grid import MIXES, SCORES
 from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.multiply import multiply
 from tinymoe.kernels.cpu.tiles import FORMATS
@@ -31,6 +32,7 @@ def every_kernel() -> Iterator[Kernel]:
         yield multiply(name)
     for name in FOUR_BITS:
         yield multiply_fixed(name)
+    yield from (*SCORES.values(), *MIXES.values())
     for module in iter_modules(cpu.__path__):
         if module.name in APART:
             continue

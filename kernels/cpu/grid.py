@@ -1,10 +1,14 @@
-"""Small products whose operands lie scattered in memory: what attention is made of.
+"""Rows of tiles times one number each: what attention over pages is made of. See `pages.py`.
 
-    sums[r] += x[r][0] * rows[0] + x[r][1] * rows[1] + ...      16 lanes of each row at once
+    scores   s[q][0..15] = x_q[0] * row 0 + x_q[1] * row 1 + ...    x a query, a row for a dimension
+    mix      P[q][0..15] += w_q[0] * row 0 + w_q[1] * row 1 + ...   w weights, a row for a position
 
-Scores: x is a query, rows[d] dimension d of 64 keys. Mixing: x is a query's weights, rows[j] the
-value of key j, wherever its page is. Each sum is one chain of fused products in the order of the
-rows, however many queries are taken together: sharing a row among queries changes no bit.
+Each sum is one chain of fused products in the order of the rows, held in registers, however many
+queries and tiles are taken together: sharing a row among queries changes no bit.
+
+A context comes from memory once a step, and a CPU does not guess past a page what is read next. So
+for each line of keys that is computed with, a line of their values is asked for, and for each line
+of values one of the next span's keys: there is always something under way.
 """
 
 from __future__ import annotations
@@ -14,221 +18,233 @@ from typing import Any
 
 from llvmlite import ir
 
-from tinymoe.kernels.cpu.ahead import prefetch_far
-from tinymoe.kernels.cpu.kernel import _caller, helper, part
-from tinymoe.kernels.cpu.lazily import cgutils, types
-from tinymoe.kernels.cpu.lazily import operation as _op
-from tinymoe.kernels.cpu.simd import (
-    F32,
-    f32_at,
-    fma,
-    fused,
-    i64_at,
-    load_part,
-    put_f32,
-    splat,
-    spread,
-    store_part,
-)
+from tinymoe.kernels.cpu.kernel import Kernel, _caller
+from tinymoe.kernels.cpu.lazily import cgutils, operation, types
+from tinymoe.kernels.cpu.pages import TILE
+from tinymoe.kernels.cpu.simd import F32, fused, prefetch_at, spread
 
 _WORD, _FLOAT = ir.IntType(64), ir.FloatType()
-FOUR, EIGHT = (ir.VectorType(_FLOAT, count) for count in (4, 8))
+_PAIRS, _HALF = ir.VectorType(ir.IntType(32), 8), ir.VectorType(_FLOAT, 8)
 
 
 def _pointer(builder: Any, address: Any, offset: int, kind: Any) -> Any:
     return builder.inttoptr(builder.add(address, _WORD(offset)), kind.as_pointer())
 
 
-def grid(queries: int, tiles: int) -> Callable[..., Any]:
-    """`f(xs, x_skip, rows, row_skip, count, ahead, sums, sums_step)`: `queries` x `tiles` sums.
+def _row(builder: Any, address: Any, item: int) -> Any:
+    """16 numbers of a tile, of `item` bytes each, as float32."""
+    if item == 4:
+        return builder.load(_pointer(builder, address, 0, F32.llvm), align=4)
+    words = builder.load(_pointer(builder, address, 0, _PAIRS), align=4)
+    low = builder.shl(words, ir.Constant(_PAIRS, [16] * 8))
+    high = builder.and_(words, ir.Constant(_PAIRS, [-65536] * 8))
+    both = ir.Constant(ir.VectorType(ir.IntType(32), TILE), list(range(TILE)))
+    return builder.shuffle_vector(*(builder.bitcast(v, _HALF) for v in (low, high)), both)
 
-    xs, rows: lists of addresses, of `queries` and of `count`; so many bytes of each are skipped.
-    ahead: how many bytes later in the list the row is that is asked for meanwhile; 0 is none.
-    sums: 16 * tiles float32 of each query, `sums_step` bytes apart, added to. 2 * queries * tiles
-    registers hold them: at most 12 of the 16 that AVX2 has.
+
+class _Sums:
+    """16 sums of each query and tile, in registers."""
+
+    def __init__(self, builder: Any, queries: int, tiles: int, item: int) -> None:
+        self.builder, self.item = builder, item
+        self.held = [
+            [cgutils.alloca_once(builder, F32.llvm) for _ in range(tiles)] for _ in range(queries)
+        ]
+
+    def each(self, sums: Any, step: Any) -> Any:
+        """(where it is in memory, where it is held) of each."""
+        for q, row in enumerate(self.held):
+            place = self.builder.add(sums, self.builder.mul(step, _WORD(q)))
+            for tile, held in enumerate(row):
+                yield _pointer(self.builder, place, 64 * tile, F32.llvm), held
+
+    def add(self, xs: list[Any], rows: list[Any], ahead: list[Any], count: Any) -> None:
+        """`count` numbers at each address of xs times as many rows at each of `rows`.
+
+        Two rows at a time, and as many lines at each address of `ahead` are asked for.
+        """
+        builder, size = self.builder, self.item * TILE
+        with cgutils.for_range(builder, builder.udiv(count, _WORD(2))) as loop:
+            at = builder.mul(loop.index, _WORD(2 * size))
+            for line in range(0, 2 * size, 64):
+                for address in ahead:
+                    prefetch_at(builder, builder.add(builder.add(address, at), _WORD(line)))
+            for number in range(2):
+                first = builder.add(builder.mul(loop.index, _WORD(2)), _WORD(number))
+                self._add_one(xs, rows, first)
+        with builder.if_then(builder.trunc(count, ir.IntType(1)), likely=False):
+            self._add_one(xs, rows, builder.sub(count, _WORD(1)))
+
+    def _add_one(self, xs: list[Any], rows: list[Any], number: Any) -> None:
+        builder = self.builder
+        at = builder.mul(number, _WORD(self.item * TILE))
+        values = [_row(builder, builder.add(row, at), self.item) for row in rows]
+        for address, sums in zip(xs, self.held, strict=True):
+            place = builder.add(address, builder.mul(number, _WORD(4)))
+            x = builder.load(_pointer(builder, place, 0, _FLOAT), align=4)
+            x = spread(builder, x, F32.llvm)
+            for value, held in zip(values, sums, strict=True):
+                builder.store(fused(builder, x, value, builder.load(held)), held)
+
+
+def _listed(builder: Any, list_: Any, number: int, skip: Any) -> Any:
+    return builder.add(builder.load(_pointer(builder, list_, 8 * number, _WORD)), skip)
+
+
+def score_grid(queries: int, tiles: int, item: int) -> Callable[..., Any]:
+    """`f(xs, keys, skip, dims, ahead, ahead_skip, sums, step)`: scores of 16 keys a tile, written.
+
+    xs, keys, ahead: lists of addresses, of queries, of tiles, and of what is asked for meanwhile;
+    so many bytes of each tile are skipped. sums: 16 float32 a tile, a query's `step` bytes apart.
     """
 
     def build(
         builder: Any,
         xs: Any,
-        x_skip: Any,
-        rows: Any,
-        row_skip: Any,
-        count: Any,
+        keys: Any,
+        skip: Any,
+        dims: Any,
         ahead: Any,
+        ahead_skip: Any,
         sums: Any,
-        sums_step: Any,
+        step: Any,
     ) -> None:
-        starts = [
-            builder.add(builder.load(_pointer(builder, xs, 8 * q, _WORD)), x_skip)
-            for q in range(queries)
-        ]
-        places = [builder.add(sums, builder.mul(sums_step, _WORD(q))) for q in range(queries)]
-        held = [[cgutils.alloca_once(builder, F32.llvm) for _ in range(tiles)] for _ in starts]
-        for q in range(queries):
-            for tile in range(tiles):
-                where = _pointer(builder, places[q], 64 * tile, F32.llvm)
-                builder.store(builder.load(where, align=4), held[q][tile])
-        with cgutils.for_range(builder, count) as loop:
-            listed = builder.add(rows, builder.mul(loop.index, _WORD(8)))
-            row = builder.add(builder.load(_pointer(builder, listed, 0, _WORD)), row_skip)
-            values = [
-                builder.load(_pointer(builder, row, 64 * tile, F32.llvm), align=4)
+        made = _Sums(builder, queries, tiles, item)
+        for row in made.held:
+            for held in row:
+                builder.store(ir.Constant(F32.llvm, [0.0] * TILE), held)
+        rows = [_listed(builder, keys, tile, skip) for tile in range(tiles)]
+        later = [_listed(builder, ahead, tile, ahead_skip) for tile in range(tiles)]
+        made.add([_listed(builder, xs, q, _WORD(0)) for q in range(queries)], rows, later, dims)
+        for place, held in made.each(sums, step):
+            builder.store(builder.load(held), place, align=4)
+
+    return operation(types.void, (types.int64,) * 8, build, f"{queries} queries, {tiles} tiles.")
+
+
+def mix_grid(queries: int, tiles: int, item: int) -> Callable[..., Any]:
+    """`f(xs, values, skip, begin, end, ahead, ahead_skip, sums, step)`: onto 16 sums a tile.
+
+    xs: where queries have their weights of a span. values, ahead: lists with an address for each 16
+    of its positions; begin .. end - 1 are mixed. Tiles of 16 dimensions follow one another.
+    """
+
+    def build(
+        builder: Any,
+        xs: Any,
+        values: Any,
+        skip: Any,
+        begin: Any,
+        end: Any,
+        ahead: Any,
+        ahead_skip: Any,
+        sums: Any,
+        step: Any,
+    ) -> None:
+        made = _Sums(builder, queries, tiles, item)
+        for place, held in made.each(sums, step):
+            builder.store(builder.load(place, align=4), held)
+        starts = [_listed(builder, xs, q, _WORD(0)) for q in range(queries)]
+        size = _WORD(TILE)
+        stop = builder.udiv(builder.add(end, _WORD(TILE - 1)), size)
+        with cgutils.for_range(builder, stop, builder.udiv(begin, size)) as loop:
+            base = builder.mul(loop.index, size)
+            first = builder.select(builder.icmp_unsigned("<", base, begin), begin, base)
+            last = builder.add(base, size)
+            last = builder.select(builder.icmp_unsigned("<", end, last), end, last)
+            offset = builder.mul(loop.index, _WORD(8))
+            page = _listed(builder, builder.add(values, offset), 0, skip)
+            later = _listed(builder, builder.add(ahead, offset), 0, ahead_skip)
+            skipped = builder.mul(builder.sub(first, base), _WORD(item * TILE))
+            bytes_ = item * TILE * TILE
+            rows = [
+                builder.add(builder.add(page, skipped), _WORD(bytes_ * tile))
                 for tile in range(tiles)
             ]
-            later = builder.load(_pointer(builder, builder.add(listed, ahead), 0, _WORD))
-            for tile in range(tiles):
-                prefetch_far(builder, builder.add(builder.add(later, row_skip), _WORD(64 * tile)))
-            offset = builder.mul(loop.index, _WORD(4))
-            for q, start in enumerate(starts):
-                at = _pointer(builder, builder.add(start, offset), 0, _FLOAT)
-                x = spread(builder, builder.load(at, align=4), F32.llvm)
-                for tile, value in enumerate(values):
-                    sum_ = builder.load(held[q][tile])
-                    builder.store(fused(builder, x, value, sum_), held[q][tile])
-        for q in range(queries):
-            for tile in range(tiles):
-                where = _pointer(builder, places[q], 64 * tile, F32.llvm)
-                builder.store(builder.load(held[q][tile]), where, align=4)
+            asked = [builder.add(later, _WORD(bytes_ * tile)) for tile in range(tiles)]
+            at = builder.mul(first, _WORD(4))
+            made.add([builder.add(x, at) for x in starts], rows, asked, builder.sub(last, first))
+        for place, held in made.each(sums, step):
+            builder.store(builder.load(held), place, align=4)
 
-    doc = f"{queries} queries, {16 * tiles} lanes of the rows."
-    return _op(types.void, (types.int64,) * 8, build, doc)
+    return operation(types.void, (types.int64,) * 9, build, f"{queries} queries, {tiles} tiles.")
 
 
-_SIX, _FOUR, _TWO, _ONE = (grid(queries, 1) for queries in (6, 4, 2, 1))
-_TWO_WIDE, _ONE_WIDE = grid(2, 2), grid(1, 4)
+def _scores(item: int) -> Callable[..., None]:
+    six, four, two, one = (score_grid(queries, 1, item) for queries in (6, 4, 2, 1))
+    two_wide, one_wide = score_grid(2, 2, item), score_grid(1, 4, item)
+
+    def scores(
+        queries: Any, xs: Any, keys: Any, count: Any, skip: Any, dims: Any,
+        ahead: Any, ahead_skip: Any, sums: Any, step: Any,
+    ) -> None:  # fmt: skip
+        q = 0
+        while q < queries:
+            left, k, mine, to = queries - q, 0, xs + 8 * q, sums + step * q
+            together = 6 if left >= 6 else 4 if left >= 4 else 2 if left >= 2 else 1
+            while k < count:
+                at, later, place = keys + 8 * k, ahead + 8 * k, to + 64 * k
+                if together == 1 and k + 4 <= count:
+                    one_wide(mine, at, skip, dims, later, ahead_skip, place, step)
+                    k += 3
+                elif together == 2 and k + 2 <= count:
+                    two_wide(mine, at, skip, dims, later, ahead_skip, place, step)
+                    k += 1
+                elif together == 6:
+                    six(mine, at, skip, dims, later, ahead_skip, place, step)
+                elif together == 4:
+                    four(mine, at, skip, dims, later, ahead_skip, place, step)
+                elif together == 2:
+                    two(mine, at, skip, dims, later, ahead_skip, place, step)
+                else:
+                    one(mine, at, skip, dims, later, ahead_skip, place, step)
+                k += 1
+            q += together
+
+    return scores
 
 
-@helper
-def products(
-    queries: Any,
-    xs: Any,
-    x_skip: Any,
-    rows: Any,
-    row_skip: Any,
-    count: Any,
-    ahead: Any,
-    sums: Any,
-    sums_step: Any,
-    width: Any,
-) -> None:
-    """As `grid`, for any number of queries and any width of the rows.
+def _mixes(item: int) -> Callable[..., None]:
+    six, four, two, one = (mix_grid(queries, 1, item) for queries in (6, 4, 2, 1))
+    two_wide, one_wide = mix_grid(2, 2, item), mix_grid(1, 4, item)
+    size = item * TILE * TILE
 
-    Six queries share a row's 16 lanes. Fewer than six leave registers for more of the lanes.
-    """
-    q = 0
-    while q < queries:
-        left, k = queries - q, 0
-        mine, to = xs + 8 * q, sums + sums_step * q
-        if left == 1:
-            while k + 64 <= width:
-                _ONE_WIDE(mine, x_skip, rows, row_skip + 4 * k, count, ahead, to + 4 * k, sums_step)
-                k += 64
-        if 2 <= left < 4:
-            while k + 32 <= width:
-                _TWO_WIDE(mine, x_skip, rows, row_skip + 4 * k, count, ahead, to + 4 * k, sums_step)
-                k += 32
-        while k + 16 <= width:
-            skip, place = row_skip + 4 * k, to + 4 * k
-            if left >= 6:
-                _SIX(mine, x_skip, rows, skip, count, ahead, place, sums_step)
-            elif left >= 4:
-                _FOUR(mine, x_skip, rows, skip, count, ahead, place, sums_step)
-            elif left >= 2:
-                _TWO(mine, x_skip, rows, skip, count, ahead, place, sums_step)
-            else:
-                _ONE(mine, x_skip, rows, skip, count, ahead, place, sums_step)
-            k += 16
-        together = 6 if left >= 6 else 4 if left >= 4 else 2 if left >= 2 else 1
-        if k < width:
-            for each in range(together):
-                _last(
-                    i64_at(mine + 8 * each) + x_skip,
-                    rows,
-                    row_skip + 4 * k,
-                    count,
-                    to + sums_step * each + 4 * k,
-                    width - k,
-                )
-        q += together
+    def mixes(
+        queries: Any, xs: Any, values: Any, skip: Any, begin: Any, end: Any,
+        ahead: Any, ahead_skip: Any, tiles: Any, sums: Any, step: Any,
+    ) -> None:  # fmt: skip
+        q = 0
+        while q < queries:
+            left, k, mine = queries - q, 0, xs + 8 * q
+            together = 6 if left >= 6 else 4 if left >= 4 else 2 if left >= 2 else 1
+            while k < tiles:
+                at, later, to = skip + size * k, ahead_skip + size * k, sums + step * q + 64 * k
+                if together == 1 and k + 4 <= tiles:
+                    one_wide(mine, values, at, begin, end, ahead, later, to, step)
+                    k += 3
+                elif together == 2 and k + 2 <= tiles:
+                    two_wide(mine, values, at, begin, end, ahead, later, to, step)
+                    k += 1
+                elif together == 6:
+                    six(mine, values, at, begin, end, ahead, later, to, step)
+                elif together == 4:
+                    four(mine, values, at, begin, end, ahead, later, to, step)
+                elif together == 2:
+                    two(mine, values, at, begin, end, ahead, later, to, step)
+                else:
+                    one(mine, values, at, begin, end, ahead, later, to, step)
+                k += 1
+            q += together
+
+    return mixes
 
 
-call_products = _caller(10)  # (address of `products`, its numbers)
+def _helper(make: Callable[[int], Callable[..., None]], item: int, arity: int) -> Kernel:
+    return Kernel(lambda: make(item), f"{make.__name__[1:]}_{8 * item}", __name__, (), arity)
 
 
-@part
-def _last(x, rows, row_skip, count, sums, left):
-    """One query and the last lanes of rows, fewer than 16: nothing past them is read."""
-    total = load_part(sums, left)
-    for k in range(count):
-        value = load_part(i64_at(rows + 8 * k) + row_skip, left)
-        total = fma(splat(f32_at(x + 4 * k)), value, total)
-    store_part(sums, total, left)
-
-
-# Of two vectors a (lanes 0 .. 7) and b (8 .. 15): what AVX2 has as one instruction each.
-_EXCHANGES = (
-    (1, [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]),
-    (2, [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
-)
-_PLACES = (0, 2, 1, 3)  # which of the results is dimension 0, 1, 2, 3
-
-
-def _transpose(builder: Any, rows: Any, row_skip: Any, to: Any, step: Any) -> None:
-    """8 x 8 numbers. Halves of rows are put together as they are loaded; the rest are exchanges."""
-    places = [
-        builder.add(builder.load(_pointer(builder, rows, 8 * r, _WORD)), row_skip) for r in range(8)
-    ]
-    both = ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(8)))
-    for half in range(2):
-        parts = [
-            builder.load(_pointer(builder, place, 16 * half, FOUR), align=4) for place in places
-        ]
-        values = [builder.shuffle_vector(parts[r], parts[r + 4], both) for r in range(4)]
-        for apart, *orders in _EXCHANGES:
-            for low in (i for i in range(4) if not i & apart):
-                pair = values[low], values[low + apart]
-                for place, order in zip((low, low + apart), orders, strict=True):
-                    mask = ir.Constant(ir.VectorType(ir.IntType(32), 8), order)
-                    values[place] = builder.shuffle_vector(*pair, mask)
-        for d, place in enumerate(_PLACES):
-            at = builder.add(to, builder.mul(step, _WORD(4 * half + d)))
-            builder.store(values[place], _pointer(builder, at, 0, EIGHT), align=4)
-
-
-transpose = _op(
-    types.void,
-    (types.int64,) * 4,
-    _transpose,
-    "`f(rows, row_skip, to, step)`: 8 numbers of each of 8 listed rows to 8 rows at `to`.",
-)
-
-
-def _ask(builder: Any, rows: Any, row_skip: Any) -> None:
-    for r in range(8):
-        row = builder.load(_pointer(builder, rows, 8 * r, _WORD))
-        prefetch_far(builder, builder.add(row, row_skip))
-
-
-ask = _op(types.void, (types.int64,) * 2, _ask, "`f(rows, row_skip)`: a line of each of 8 rows.")
-
-
-@helper
-def turned(rows: Any, row_skip: Any, count: Any, ahead: Any, dims: Any, to: Any, step: Any) -> None:
-    """`dims` numbers of each of `count` listed rows, as `dims` rows at `to`, `step` bytes apart.
-
-    Of each row `row_skip` bytes are skipped. `count` is a multiple of 8. ahead: see `grid`.
-    """
-    whole = dims // 8 * 8
-    for r in range(0, count, 8):
-        listed = rows + 8 * r
-        for d in range(0, whole, 8):
-            if d % 16 == 0:  # a line is 16 numbers
-                ask(listed + ahead, row_skip + 4 * d)
-            transpose(listed, row_skip + 4 * d, to + 4 * r + step * d, step)
-    for r in range(count):
-        for d in range(whole, dims):
-            put_f32(to + step * d + 4 * r, f32_at(i64_at(rows + 8 * r) + row_skip + 4 * d))
-
-
-call_turned = _caller(7)
+# As the grids, for any number of queries, any `count` of tiles of keys or `tiles` of a value. Six
+# queries share a row. Fewer leave registers for more tiles. By bytes of a number in pages.
+SCORES = {item: _helper(_scores, item, 10) for item in (4, 2)}
+MIXES = {item: _helper(_mixes, item, 11) for item in (4, 2)}
+call_scores, call_mixes = _caller(10), _caller(11)

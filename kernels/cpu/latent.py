@@ -5,13 +5,14 @@ The absorbed form as instructions, for T tokens, Nq heads, and pages (pages, P, 
     linear       the queries q (T, Nq (Dn + Dr)), and down (T, R + Dr)
     rmsnorm      down's first R numbers to the first R of a row `latent` (T, R + Dr)
     rope         down's other Dr numbers to those of `latent`
-    write_pages  `latent`, as one head's key; its first R numbers are the value
+    write_keys   `latent`, as one head's key
+    write_values its first R numbers, as the value
     by_head      the first Dn numbers of q times to_key to R numbers of `folded` (T, Nq, R + Dr)
     rope         each head's other Dr numbers of q to those of `folded`
     attend       `folded` over the pages, D = R + Dr, Dv = R, to `mix` (T, Nq, R); merge
     by_head      each head's `mix` times to_value: (T, Nq, Dv)
 
-The expanded form is plain attention whose keys are longer than its values: write_pages takes each
+The expanded form is plain attention whose keys are longer than its values: write_keys takes each
 head's Dn numbers of the grown keys, and rope gives all heads the same Dr.
 """
 

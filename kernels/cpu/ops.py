@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tinymoe.cache_groups import GONE
 from tinymoe.cards import RopeCard
 from tinymoe.core import Array, Batch, Numerics, Run
 from tinymoe.kernels.cpu import attention as kernels
@@ -18,9 +19,11 @@ from tinymoe.kernels.cpu import rope as turning
 from tinymoe.kernels.cpu.batch import Header, aligned
 from tinymoe.kernels.cpu.blocks import row_bytes
 from tinymoe.kernels.cpu.kernel import Kernel
+from tinymoe.kernels.cpu.pages import TILE, tiled
 from tinymoe.kernels.cpu.program import Program
 from tinymoe.kernels.cpu.team import Team
 from tinymoe.model import ops as definition
+from tinymoe.model.attention import first_seen, read_pages
 
 
 class CpuOps:
@@ -162,24 +165,21 @@ class CpuOps:
         special: "window", "chunk" and "sinks", each None where there is none.
         """
         tokens, heads, dim = q.shape
-        (keys, key_stride), (values, value_stride) = map(_paged, pages)
-        value_dim, page_size = values.shape[-1], values.shape[1]
+        kv_heads, value_dim = pages[0].shape[2], pages[1].shape[-1]
+        keys, values, tables = _tiled(pages, positions, runs, special)
         out = np.empty((tokens, heads, value_dim), np.float32)
-        batch = Batch(np.zeros(tokens, np.int64), positions, runs, np.zeros(0, np.int64))
+        batch = Batch(np.zeros(tokens, np.int64), positions, tables, np.zeros(0, np.int64))
         threads, longest = self.team.threads, int(positions.max(initial=0)) + 1
-        room = kernels.record_rows(threads, heads, keys.shape[2], longest)
+        room = kernels.record_rows(threads, heads, kv_heads, longest)
         named = {
             "q": _given(q),
             "q_stride": heads * dim,
             "heads": heads,
-            "kv_heads": keys.shape[2],
+            "kv_heads": kv_heads,
             "dim": dim,
             "value_dim": value_dim,
             "key_pages": keys,
-            "key_stride": key_stride,
             "value_pages": values,
-            "value_stride": value_stride,
-            "page_size": page_size,
             "group": 0,
             "scale": float(scale),
             "window": special["window"],
@@ -190,10 +190,10 @@ class CpuOps:
             "rounding": numerics.storage == "bfloat16",
             "records": aligned(room * int(row_bytes(value_dim)) // 4),
             "room": room,
-            **kernels.HELPERS,
+            **kernels.helpers(keys.itemsize),
         }
-        own = kernels.own_bytes(dim, value_dim)
-        self._run(batch, (kernels.attend, kernels.merge), pages=page_size, own=own, **named)
+        own = kernels.own_bytes(value_dim)
+        self._run(batch, (kernels.attend, kernels.merge), pages=TILE, own=own, **named)
         return out
 
     def _run(
@@ -228,15 +228,25 @@ def _given(x: Array) -> Array:
     return np.ascontiguousarray(x, np.float32)
 
 
-def _paged(pages: Array) -> tuple[Array, int]:
-    """Pages as kernels read them, and numbers from a position to the next.
+def _tiled(
+    pages: tuple[Array, Array], positions: Array, runs: tuple[Run, ...], special: dict[str, Any]
+) -> tuple[Array, Array, tuple[Run, ...]]:
+    """What runs see of pages (pages, P, Nk, D), copied into tiles; runs with tables of these.
 
-    Values may be the first numbers of the keys (latent attention): these are not copied.
+    A copy each time: who calls op by op has pages that the definition reads as well.
     """
-    _, page_size, heads, width = pages.shape
-    step, rest = divmod(pages.strides[1], 4)
-    inner = (pages.strides[0] == page_size * pages.strides[1], pages.strides[3] == 4)
-    dense = heads == 1 or pages.strides[2] == 4 * width
-    if pages.dtype == np.float32 and all(inner) and dense and not rest:
-        return pages, step
-    return _given(pages), heads * width
+    keys: list[Array] = []
+    values: list[Array] = []
+    tables: list[Run] = []
+    count = 0
+    for run in runs:
+        (table,), last = run.pages, int(positions[run.rows.stop - 1]) + 1
+        first = first_seen(run.start, special["window"], special["chunk"])
+        seen = [read_pages(each, table, last, first) for each in pages]
+        k, v = tiled(seen[0], seen[1], first)
+        tiles = np.full(first // TILE, GONE)  # nobody reads these
+        tables.append(run._replace(pages=(np.append(tiles, np.arange(count, count + len(k))),)))
+        keys.append(k)
+        values.append(v)
+        count += len(k)
+    return np.concatenate(keys), np.concatenate(values), tuple(tables)

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from tinymoe.cache import PagedCache
 from tinymoe.core import (
     Array,
     AttentionCard,
@@ -19,6 +20,7 @@ from tinymoe.core import (
     Numerics,
     PagedKeysValues,
     RopeCard,
+    TinymoeError,
 )
 from tinymoe.kernels.cpu import batch as header
 from tinymoe.kernels.cpu import linear as product
@@ -28,6 +30,7 @@ from tinymoe.kernels.cpu.buffers import Buffers
 from tinymoe.kernels.cpu.inputs import given
 from tinymoe.kernels.cpu.norm import rmsnorm
 from tinymoe.kernels.cpu.pack import Packed
+from tinymoe.kernels.cpu.pages import tiles
 from tinymoe.kernels.cpu.plan_attention import Turns, own_words, plan_attention
 from tinymoe.kernels.cpu.plan_latent import plan_latent
 from tinymoe.kernels.cpu.plan_moe import plan_moe
@@ -88,10 +91,14 @@ class Plan:
         )
 
     def pages(self, layer: int) -> tuple[Array, Array]:
-        """Key and value pages of a layer, as `PagedKeysValues.layer` gives them."""
+        """Key and value pages of a layer, as kernels read them."""
         cache = self._cache()
-        assert cache is not None  # it is there while the plan is made
-        return cache.layer(layer)
+        if not isinstance(cache, PagedCache):
+            raise TinymoeError(
+                "the compiled step lays out a cache's pages for itself: expected a PagedCache, got "
+                f"a {type(cache).__name__}"
+            )
+        return cache.laid_out(layer, tiles)
 
     def _build(self, weights: Weights) -> None:
         config, width = self.config, self.width

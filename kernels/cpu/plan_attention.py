@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinymoe.core import Array, AttentionCard, ModelConfig, Numerics, RopeCard, TinymoeError
+from tinymoe.core import Array, AttentionCard, ModelConfig, Numerics, RopeCard
 from tinymoe.kernels.cpu import attention as looking
 from tinymoe.kernels.cpu.blocks import row_bytes
-from tinymoe.kernels.cpu.heads import clip, write_pages
+from tinymoe.kernels.cpu.heads import clip
+from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.norm import rmsnorm
+from tinymoe.kernels.cpu.pages import write_keys, write_values
 from tinymoe.kernels.cpu.rope import rope
 from tinymoe.kernels.cpu.weights import Attention
 from tinymoe.model.rope import rope_tables
@@ -41,13 +43,11 @@ class Turns:
 
 def own_words(config: ModelConfig) -> int:
     """What attention needs of a thread's memory, in 8 bytes each."""
-    sizes = {(config.head_dim, config.head_dim)}
+    sizes = {config.head_dim}
     for card in config.attention:
         if isinstance(card, AttentionCard) and card.latent is not None:
-            latent = card.latent
-            sizes.add((latent.nope_dim + latent.rope_dim, latent.value_dim))
-            sizes.add((latent.rank + latent.rope_dim, latent.rank))
-    return max(looking.own_bytes(*of) for of in sizes) // 8 + 8
+            sizes |= {card.latent.value_dim, card.latent.rank}
+    return max(looking.own_bytes(of) for of in sizes) // 8 + 8
 
 
 def plan_attention(plan: Plan, x: Array, params: Attention, layer: int) -> Array:
@@ -66,9 +66,10 @@ def plan_attention(plan: Plan, x: Array, params: Attention, layer: int) -> Array
         plan.tap(f"{name}.attn.{letter}", part, count * dim, (count, dim))
         at += count * dim
     keys, values = plan.pages(layer)
-    for pages, first in ((keys, heads * dim), (values, (heads + kv_heads) * dim)):
-        put_in_pages(plan, qkv[:, first:], kv_heads, dim, pages, layer)
-    at_pages = Looking(heads, kv_heads, dim, dim, keys, values, None)
+    put_in_pages(plan, write_keys, qkv[:, heads * dim :], kv_heads, dim, keys, layer)
+    new_values = qkv[:, (heads + kv_heads) * dim :]
+    put_in_pages(plan, write_values, new_values, kv_heads, dim, values, layer)
+    at_pages = Looking(heads, kv_heads, dim, dim, keys, values)
     mix = look_back(plan, qkv, at_pages, card, layer, params.sinks)
     plan.tap(f"{name}.attn.mix", mix, config.heads * dim)
     out, part_of = plan.sum_of(name, "mid"), plan.part_of(f"{name}.attn.out")
@@ -144,29 +145,24 @@ class Looking(NamedTuple):
     kv_heads: int
     dim: int  # D
     value_dim: int  # Dv
-    keys: Array  # (pages, P, Nk, D)
-    values: Array  # (pages, P, Nk, Dv), or keys of which they are the first numbers
-    value_stride: int | None  # numbers from one position's values to the next; None: Nk * Dv
+    keys: Array
+    values: Array
 
 
-def put_in_pages(plan: Plan, x: Array, heads: int, width: int, pages: Array, layer: int) -> None:
-    """Each token's `heads` pieces of `width` numbers to its slot."""
-    if not pages.flags.c_contiguous or pages.dtype != np.float32:
-        raise TinymoeError(
-            f"layer {layer}: expected pages (pages, P, Nk, D), float32 and in one piece, got "
-            f"{pages.shape} {pages.dtype}"
-        )
+def put_in_pages(
+    plan: Plan, kernel: Kernel, x: Array, heads: int, width: int, pages: Array, layer: int
+) -> None:
+    """Each token's `heads` pieces of `width` numbers to its slot; kernel: of keys or of values."""
     plan.program.add(
-        write_pages,
+        kernel,
         x=x,
         x_stride=x.strides[0] // 4,
         x_head=width,
         heads=heads,
         width=width,
         pages=pages,
-        position_stride=heads * width,
-        head_stride=width,
         group=plan.config.group_of(layer),
+        item=pages.itemsize,
     )
 
 
@@ -180,20 +176,17 @@ def look_back(
 ) -> Array:
     """Every token over what it sees: q (T, Nq*D) -> (T, Nq*Dv)."""
     mix = plan.buffers.rows(f"layers.{layer}/mix", at.heads * at.value_dim)
-    context = at.keys.shape[0] * at.keys.shape[1]
+    context = at.keys.shape[0] * plan.page_size
     rows = looking.record_rows(plan.threads, at.heads, at.kv_heads, context)
     records = plan.buffers.numbers("records", rows * row_bytes(at.value_dim) // 8)
     common: dict[str, Any] = {
         "q": q, "q_stride": q.strides[0] // 4, "heads": at.heads, "kv_heads": at.kv_heads,
         "dim": at.dim, "value_dim": at.value_dim,
-        "key_pages": at.keys, "key_stride": at.kv_heads * at.dim,
-        "value_pages": at.values,
-        "value_stride": at.value_stride or at.kv_heads * at.value_dim,
-        "page_size": at.keys.shape[1], "group": plan.config.group_of(layer),
+        "key_pages": at.keys, "value_pages": at.values, "group": plan.config.group_of(layer),
         "scale": float(card.scale), "window": card.window, "chunk": card.chunk,
         "sinks": sinks, "out": mix, "out_stride": mix.shape[1],
         "rounding": plan.rounding, "records": records, "room": rows,
-        **looking.HELPERS,
+        **looking.helpers(at.keys.itemsize),
     }  # fmt: skip
     plan.program.add(looking.attend, **common)
     plan.program.add(looking.merge, **common)

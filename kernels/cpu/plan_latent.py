@@ -9,6 +9,7 @@ from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu.latent import by_head
 from tinymoe.kernels.cpu.norm import rmsnorm
 from tinymoe.kernels.cpu.pack import Packed
+from tinymoe.kernels.cpu.pages import write_keys, write_values
 from tinymoe.kernels.cpu.plan_attention import Looking, look_back, put_in_pages
 from tinymoe.kernels.cpu.rope import rope
 from tinymoe.kernels.cpu.weights import Latent
@@ -143,9 +144,9 @@ def _expanded(
     for letter, values, width in (("q", q, key_dim), ("k", k, key_dim), ("v", v, latent.value_dim)):
         plan.tap(f"{name}.attn.{letter}", values, heads * width, (heads, width))
     keys, pages = plan.pages(layer)
-    put_in_pages(plan, k, heads, key_dim, keys, layer)
-    put_in_pages(plan, v, heads, latent.value_dim, pages, layer)
-    looking = Looking(heads, heads, key_dim, latent.value_dim, keys, pages, None)
+    put_in_pages(plan, write_keys, k, heads, key_dim, keys, layer)
+    put_in_pages(plan, write_values, v, heads, latent.value_dim, pages, layer)
+    looking = Looking(heads, heads, key_dim, latent.value_dim, keys, pages)
     return look_back(plan, q, looking, card, layer)
 
 
@@ -169,9 +170,10 @@ def _absorbed(
     plan.tap(f"{name}.attn.q", folded, heads * wide, (heads, wide))
     plan.tap(f"{name}.attn.k", row, wide, (1, wide))
     plan.tap(f"{name}.attn.v", row, rank, (1, rank))
-    keys, _ = plan.pages(layer)  # the values are a part of them
-    put_in_pages(plan, row, 1, wide, keys, layer)
-    mixed = look_back(plan, folded, Looking(heads, 1, wide, rank, keys, keys, wide), card, layer)
+    keys, values = plan.pages(layer)
+    put_in_pages(plan, write_keys, row, 1, wide, keys, layer)
+    put_in_pages(plan, write_values, row, 1, rank, values, layer)
+    mixed = look_back(plan, folded, Looking(heads, 1, wide, rank, keys, values), card, layer)
     mix = plan.buffers.rows(f"{name}/grown", heads * latent.value_dim)
     _by_head(plan, mixed, rank, params.to_value, mix, latent.value_dim)
     return mix

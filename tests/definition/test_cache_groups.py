@@ -239,12 +239,17 @@ def test_the_order_of_the_pages_changes_nothing():
 # ------------------------------------------------------------------------------- bytes
 
 
+def bytes_of(cache):
+    cache.layer(0)
+    return sum(array.nbytes for array in cache.arrays)
+
+
 def test_a_window_takes_memory_for_the_window():
     config = model_with(window=5, max_positions=4096)[0]
     cache = PagedCache.for_model(config, FP32, 4096, 16, sequences=1, batch_tokens=32)
     per_page = 16 * 2 * 2 * 8 * 4  # P, keys and values, Nk, D, float32
     # 36 positions, 4 before a run and the run: 3 whole pages and the ends of one more
-    assert cache.nbytes == per_page * (4096 // 16 + 4)
+    assert bytes_of(cache) == per_page * (4096 // 16 + 4)
 
 
 def test_the_latent_cache_holds_576_numbers_a_position_in_deepseek_v3():
@@ -256,7 +261,15 @@ def test_the_latent_cache_holds_576_numbers_a_position_in_deepseek_v3():
     config = tiny_config(layers=("moe",), attention=(card,), heads=128, kv_heads=128, head_dim=192)
     for form, numbers in (("absorbed", 576), ("expanded", 128 * (192 + 128))):
         cache = PagedCache.for_model(in_form(config, form), FP32, 32)
-        assert cache.nbytes == 32 * numbers * 4
+        assert bytes_of(cache) == 32 * numbers * 4
+
+
+def test_a_cache_serves_one_layout():
+    # pages read in another order than they were written would be another text, and no error
+    cache = PagedCache.for_model(model_with(window=5)[0], FP32, 32, 4)
+    cache.layer(1)
+    with pytest.raises(TinymoeError, match=r"made for tinymoe\.cache .* one backend"):
+        cache.laid_out(0, lambda *given: cache.layer(0))
 
 
 def test_a_state_is_one_slot_a_sequence():

@@ -129,7 +129,10 @@ def compare(
             peer.close()
     best = (max(limit["read_bytes_per_s"]), max(limit["flops_per_s"]))
     sizes = ours[0].built.counts
-    work = [work_of(sizes, config, line, met[place]) for place, line in enumerate(plan.lines)]
+    work = [
+        work_of(sizes, config, line, met[place], ours[0].works[place].cache.itemsize)
+        for place, line in enumerate(plan.lines)
+    ]
     progress("done", 1.0)
     return {
         "schema": SCHEMA,

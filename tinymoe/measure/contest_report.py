@@ -14,14 +14,17 @@ Rounds = Sequence[Sequence[float | None]]  # of each round, tokens/s by line
 
 
 def work_of(
-    sizes: counts.Counts, config: ModelConfig, line: Line, met: Sequence[float]
+    sizes: counts.Counts, config: ModelConfig, line: Line, met: Sequence[float], cached: int
 ) -> Callable[[str], counts.Work]:
-    """What a step of the line must read and compute, for weights in a format."""
+    """What a step of the line must read and compute, for weights in a format.
+
+    cached: bytes of a number in our cache, which is what the others' are compared with.
+    """
 
     def of(form: str) -> counts.Work:
         if line.kind == "prefill":
             return counts.prefill_work(sizes, config, form, line.context)
-        return counts.decode_work(sizes, config, form, line.batch, line.mean_context, met)
+        return counts.decode_work(sizes, config, form, line.batch, line.mean_context, met, cached)
 
     return of
 

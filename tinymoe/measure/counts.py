@@ -17,7 +17,7 @@ from tinymoe.measure.stored import BYTES, MATRICES
 from tinymoe.model.params import MoeParams, Params, SharedParams
 from tinymoe.model.weights import plain
 
-CACHE_ITEM = 4  # bytes of a cached key's or value's number: float32, as the backends hold them
+FLOAT32 = 4  # bytes of a cached number, where a backend does not hold it in fewer
 
 
 class Work(NamedTuple):
@@ -87,10 +87,12 @@ def decode_work(
     batch: int,
     context: float,
     met: Sequence[float] | None = None,
+    cached: int = FLOAT32,
 ) -> Work:
     """A step that gives each of `batch` sequences one token, which sees `context` keys.
 
     `met`: distinct experts by layer with a mixture, as counted; None: expected of even routing.
+    `cached`: bytes of a number in the cache's pages, see `PagedCache.itemsize`.
     """
     touched = met or [experts_met(config, batch)] * len(counts.experts)
     experts = sum(n * one for n, one in zip(touched, counts.experts, strict=True))
@@ -98,7 +100,7 @@ def decode_work(
     read += batch * counts.row * (4 if form == "fp32" else 2)
     values, products = cache_work(config, context)
     active = counts.matrices + config.router.top_k * sum(counts.experts) + counts.routers
-    return Work(read + batch * values * CACHE_ITEM, batch * (2 * active + products))
+    return Work(read + batch * values * cached, batch * (2 * active + products))
 
 
 def prefill_work(counts: Counts, config: ModelConfig, form: str, tokens: int) -> Work:

@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from tinymoe.cache import PagedCache, as_arrays
-from tinymoe.core import Array, Batch, Run, TinymoeError
+from tinymoe.core import Array, Batch, Run, Tap, TinymoeError
+from tinymoe.formats import bf16
 from tinymoe.measure.machine import Clock
 from tinymoe.measure.runs import ExpertCount, Subject
 from tinymoe.model.transformer import forward, no_tap
@@ -88,40 +89,39 @@ class Work:
             positions = np.arange(line.context)
             self.batches = [Batch(ids, positions, (Run(rows, 0, tables),), last)]
         else:
-            self._fill(draw)
             self.batches = self._decodes(draw.integers(0, vocab, (line.steps, line.batch)))
+            self._step(subject, self.batches[0])  # pages lie as its backend reads them from now on
+            self._fill(draw)
 
     def run(self, subject: Subject, clock: Clock) -> float:
         """Seconds inside `forward` of all its steps; building batches is not in them."""
         seconds = 0.0
         for batch in self.batches:
             begin = clock()
-            forward(
-                subject.params, subject.config, batch, self.cache, subject.numerics, subject.ops,
-                no_tap,
-            )  # fmt: skip
+            self._step(subject, batch)
             seconds += clock() - begin
         return seconds
+
+    def _step(self, subject: Subject, batch: Batch, tap: Tap = no_tap) -> None:
+        params, config, numerics, ops = (
+            subject.params, subject.config, subject.numerics, subject.ops,
+        )  # fmt: skip
+        forward(params, config, batch, self.cache, numerics, ops, tap)
 
     def met(self, subject: Subject) -> list[float]:
         """Distinct experts of a step, by layer with a mixture, mean over the steps; not timed."""
         if "moe" not in subject.config.layers:
             return []
-        count, params = ExpertCount(), subject.params
+        count = ExpertCount()
         for batch in self.batches:
-            forward(params, subject.config, batch, self.cache, subject.numerics, subject.ops, count)
+            self._step(subject, batch, count)
         return count.per_step(subject.config.layers.count("moe"))
 
     def _fill(self, draw: np.random.Generator) -> None:
         """Random keys and values, of the size that normed ones have."""
-        for layer in range(self.cache_layers):
-            for array in self.cache.layer(layer):
-                array[...] = draw.standard_normal(array.shape, dtype=np.float32)
-
-    @property
-    def cache_layers(self) -> int:
-        """Layers that the cache holds."""
-        return sum(len(pool.group.layers) for pool in self.cache.pools)
+        for array in self.cache.arrays:
+            values = draw.standard_normal(array.shape, dtype=np.float32)
+            array[...] = bf16.encode(values) if array.dtype == np.uint16 else values
 
     def _decodes(self, ids: Array) -> list[Batch]:
         """A batch for every step: the next position of each sequence."""

@@ -34,7 +34,7 @@ VALUES = {
 }
 FORMULA = (
     "predicted = max(bytes / bandwidth, operations / peak), with bytes = matrices + experts met * "
-    "an expert's + B * context * cached numbers * 4 + float32 norms and routers, operations = "
+    "an expert's + B * context * cached numbers' bytes + float32 norms and routers, operations = "
     "2 * B * values met + attention's; experts met: counted"
 )
 Progress = Callable[[str, float], None]
@@ -169,7 +169,8 @@ def _point(
         if number >= sweep.warmup:
             seconds.append(taken)
     config = built.subject.config
-    least = decode_work(built.counts, config, built.form, line.batch, line.mean_context, met)
+    item = work.cache.itemsize
+    least = decode_work(built.counts, config, built.form, line.batch, line.mean_context, met, item)
     step = summary(seconds)
     return {
         "value": value,
