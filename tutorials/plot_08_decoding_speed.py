@@ -25,16 +25,15 @@ from llvmlite import ir
 import tinymoe
 from tinymoe.formats import e2m1, e4m3, nvfp4
 from tinymoe.formats.bf16 import round_to_bf16
-from tinymoe.kernels.cpu import batch, linear
 from tinymoe.kernels.cpu.backend import numba_ops
 from tinymoe.kernels.cpu.pack import pack, pack_quantised
-from tinymoe.kernels.cpu.program import Program
 from tinymoe.kernels.cpu.simd import F32, I32
-from tinymoe.kernels.cpu.team import Team, physical_cores
-from tinymoe.kernels.cpu.tiles import FORMATS
+from tinymoe.kernels.cpu.team import physical_cores
+from tinymoe.kernels.cpu.tiles import FORMATS, UE5M3, UE5M3_UNIT
 from tinymoe.measure.compiled import packer_of
 from tinymoe.measure.counts import Counts, decode_work
 from tinymoe.measure.limits import Limits
+from tinymoe.measure.one_product import Product
 from tinymoe.measure.stored import quantised, round_params, rounded
 from tinymoe.oracle.diff import diff
 from tinymoe.oracle.diff.told import verdict
@@ -99,8 +98,8 @@ fast = measure("2 NumPy vecdot", lambda: np.vecdot(w, x))
 assert np.allclose(slow, fast[:64], rtol=0, atol=K * 2**-24 * np.abs(w[:64] * x).sum(1).max())
 
 # %%
-# Steps 3, 4, 5: tiles
-# --------------------
+# Steps 3 to 6: tiles
+# -------------------
 # A CPU's instruction computes on a **vector** of numbers, its *lanes*. ``simd.py`` makes vectors of
 # 16 a value that Numba compiles: ``y = fma(splat(x), load(address), y)`` is 16 multiply-adds.
 #
@@ -109,45 +108,21 @@ assert np.allclose(slow, fast[:64], rtol=0, atol=K * 2**-24 * np.abs(w[:64] * x)
 # column, each lane ends with its row's answer, and memory is read strictly forward, as it likes.
 #
 # A BF16 weight is the upper half of a float32: a shift decodes it. An NVFP4 code is looked up in a
-# table of 16 inside a register; 16 codes in a row share an E4M3 scale. For one token neither is
-# ever written down as float32. ``Product`` is one instruction of the program that a model is.
-
-
-class Product:
-    """The kernel `linear` for one matrix: (T, K) to (T, N)."""
-
-    def __init__(self, packed, threads=1, tokens=1):
-        self.team = Team(threads)
-        self.x = batch.aligned(tokens * packed.padded).reshape(tokens, -1)
-        self.out = batch.aligned(tokens * packed.pairs * 32).reshape(tokens, -1)
-        self.header = np.zeros(batch.WORDS, np.int64)
-        size = 8 * linear.OWN_WORDS // 64 * 64 + 64
-        self.own = batch.aligned(size * threads, np.uint8)
-        self.header[[batch.TOKENS, batch.OWN_BYTES]] = tokens, size
-        self.header[batch.OWN] = self.own.ctypes.data
-        self.program = Program()
-        self.program.add(
-            linear.linear, x=self.x, x_stride=self.x.shape[1], count=batch.TOKENS, rows=0,
-            **linear.tiles_of(packed), bias=None, out=self.out, out_stride=self.out.shape[1],
-            residual=None, part=None, factor=1.0, kind=linear.PLAIN, rounding=0,
-        )  # fmt: skip
-
-    def __call__(self, x):
-        self.x[:, : x.shape[-1]] = x
-        self.team.run(self.program.code, self.header.ctypes.data)
-        return self.out.copy()
-
+# table of 16 inside a register; 16 codes in a row share a scale. In step 6 a code stays a byte:
+# twice its value is a whole number, and so is each x, as so many units of its block of 16
+# (``fixed_rows.py``): then one instruction multiplies 32 bytes, where it had 8 float32.
 
 q = nvfp4.encode(w, convention="modelopt", source="bfloat16", zero_tensor="refuse")
 matrices = {
     "3 tiles, float32": pack(w, form="f32"),
     "4 tiles, BF16": pack(w, form="bf16"),
     "5 tiles, NVFP4": pack_quantised(q),
+    "6 whole numbers": pack_quantised(q),
 }
 answers = {}
 for threads in sorted({1, cores}):
     for name, packed in matrices.items():
-        product = Product(packed, threads)
+        product = Product(packed, threads, fixed="whole" in name)
         product(x)  # compiled now, not inside the measurement
         label = f"{name}, {threads} threads" if threads > 1 else name
         each = packed.data.nbytes / w.size
@@ -155,8 +130,8 @@ for threads in sorted({1, cores}):
 
 # %%
 # Bars are what was reached, marks what the bus allows. A bar near its mark cannot grow but by
-# reading less. Where NVFP4 stays behind its mark, one thread cannot decode as fast as memory
-# delivers: then a second thread helps more than a wider bus.
+# reading less. Where step 5 stays behind its mark, a thread cannot decode as fast as memory
+# delivers; step 6 has half as much to do for a weight.
 
 figure, axes = plt.subplots(figsize=(9, 4.5))
 for place, (_, rate, each, threads) in enumerate(measured):
@@ -175,10 +150,12 @@ plt.show()
 # **barrier**: each adds one to a shared number and looks at it until all have. So every answer is
 # the same chain of fused multiply-adds, from column 0 to K - 1, whoever computes it and however
 # many tokens come along; no thread and no batch changes a bit. Under NVFP4 each block of 16 columns
-# is such a chain, and its scale multiplies the chain's sum: once a block, not once a weight.
+# is such a chain, and its scale multiplies the chain's sum: once a block, not once a weight. In
+# step 6 a block's sum is a whole number, the same in any order.
 
 for name, packed in matrices.items():
-    one, seven = answers[name, 1], Product(packed, cores, tokens=7)(np.tile(x, (7, 1)))
+    product = Product(packed, cores, tokens=7, fixed="whole" in name)
+    one, seven = answers[name, 1], product(np.tile(x, (7, 1)))
     assert np.array_equal(answers[name, cores], one)
     assert all(np.array_equal(row, one) for row in seven)
 assert np.array_equal(answers["3 tiles, float32", 1], answers["4 tiles, BF16", 1])
@@ -201,8 +178,8 @@ def chain(weights, x):
 
 
 def open_nvfp4(made, shift=20):
-    """Codes and block scales. E4M3: bits moved into the place of a float32's, times 2^120."""
-    scales = (made.scales.astype(np.uint32) << shift).view(np.float32) * np.float32(2.0**120)
+    """Codes and block scales, as tiles have them: upper bits of a float32, times 2^104."""
+    scales = (UE5M3[made.scales].astype(np.uint32) << shift).view(np.float32) * UE5M3_UNIT
     return e2m1.decode(e2m1.unpack(made.codes), code_8="-0"), scales  # (N, K), (N, K/16)
 
 
@@ -246,7 +223,7 @@ def shifted(builder, address):
     bytes_ = ir.VectorType(ir.IntType(8), 16).as_pointer()
     codes = builder.zext(builder.load(builder.inttoptr(address, bytes_), align=1), I32.llvm)
     moved = builder.shl(codes, ir.Constant(I32.llvm, [SHIFT] * 16))
-    return builder.fmul(builder.bitcast(moved, F32.llvm), ir.Constant(F32.llvm, [2.0**120] * 16))
+    return builder.fmul(builder.bitcast(moved, F32.llvm), ir.Constant(F32.llvm, [2.0**104] * 16))
 
 
 broken = replace(FORMATS["nvfp4"], name=f"shifted_{SHIFT}", scale=shifted)
