@@ -2,6 +2,8 @@
 
 A kernel takes whole numbers alone: addresses, sizes, flags. So all kernels have one type, a step
 is a list of (address, arguments), and the loop that runs it need not know what they compute.
+
+A file of kernels imports nothing of Numba: `lazily.py` says why, and what it takes instead.
 """
 
 from __future__ import annotations
