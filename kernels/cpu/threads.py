@@ -18,7 +18,7 @@ from tinymoe.kernels.cpu.lazily import cgutils, njit, operation, types
 from tinymoe.kernels.cpu.link import YIELD
 from tinymoe.kernels.cpu.simd import i64_at, put_i64
 
-SPINS = 2_000  # looks before the CPU is given away
+SPINS = 20_000  # looks before the CPU is given away: some 30 us
 LINGER = 4_000  # looks, each giving the CPU away, before a thread without work goes to sleep
 WORD = ir.IntType(64)
 
