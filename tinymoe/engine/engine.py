@@ -75,7 +75,7 @@ class Engine:
         ids = self._largest(given, ready)
         if ids is not None:
             self.scheduler.done(pieces)
-            found = [Sampled(int(token), None, ()) for token in ids]
+            found = [Sampled(token, None, ()) for token in ids]
         else:
             logits = forward(*given, self.ops, self.tap)
             self.scheduler.done(pieces)
@@ -96,7 +96,7 @@ class Engine:
         asked = len(request.prompt_ids) + request.sampling.max_tokens
         return min(asked, self.config.max_positions)
 
-    def _largest(self, given: Any, ready: Sequence[Request]) -> Array | None:
+    def _largest(self, given: Any, ready: Sequence[Request]) -> list[int] | None:
         """Ids (R,) of a step whose logits nobody looks at; None: by way of logits.
 
         A row without a finite largest logit is run again: what it writes to the cache is the same,
@@ -108,7 +108,10 @@ class Engine:
         if not all(takes_largest(one.sampling, len(one.output_ids)) for one in ready):
             return None
         ids = step.greedy(*given)
-        return None if ids is None or (ids < 0).any() else ids
+        if ids is None:
+            return None
+        chosen: list[int] = ids.tolist()  # plain numbers: there are few, and NumPy's take longer
+        return None if min(chosen, default=0) < 0 else chosen
 
     def _ends(self, request: Request) -> tuple[int, ...]:
         return () if request.sampling.ignore_eos else self.end_ids

@@ -77,12 +77,16 @@ class Scheduler:
                 break
             pieces.append(piece)
             budget -= piece.tokens
+        if not self._preempted:
+            return pieces
         return [piece for piece in pieces if piece.request in self.running]
 
     def _in_order(self) -> list[Request]:
         """Decodes, then prompts under way, then the queue."""
-        decodes = [r for r in self.running if r.length - r.cached == 1]
-        prompts = [r for r in self.running if r.length - r.cached > 1]
+        decodes: list[Request] = []
+        prompts: list[Request] = []
+        for request in self.running:
+            (decodes if request.length - request.cached == 1 else prompts).append(request)
         return [*decodes, *prompts, *self.waiting]
 
     def _admit(self, request: Request) -> bool:
@@ -100,7 +104,10 @@ class Scheduler:
         request = piece.request
         if not request.pages:
             request.pages = [[] for _ in self.cache.pools]
-        while self._short(piece):
+        needed = self._missing(piece)
+        if not any(needed):  # as nearly always: a page is for some positions
+            return True
+        while any(map(int.__gt__, needed, self.cache.free_pages)):
             youngest = self.running[-1]
             if youngest is request:
                 # it waits for an older one to finish; `add` made sure that it fits alone
@@ -111,13 +118,13 @@ class Scheduler:
             pool.hold(table, request.cached, piece.stop)
         return True
 
-    def _short(self, piece: Piece) -> bool:
-        """Some pool has fewer free pages than the piece needs."""
-        request = piece.request
-        return any(
-            pool.missing(table, request.cached, piece.stop) > pool.free_pages
+    def _missing(self, piece: Piece) -> list[int]:
+        """Pages that the piece lacks, of every pool."""
+        request, stop = piece
+        return [
+            pool.missing(table, request.cached, stop)
             for pool, table in zip(self.cache.pools, request.pages, strict=True)
-        )
+        ]
 
     def _preempt(self, request: Request) -> None:
         """Take a request's pages; it keeps its output and will be computed again from the start."""
@@ -155,6 +162,14 @@ class Scheduler:
         self.cache.check_integrity(request.pages for request in self.running)
 
 
+def _pending(request: Request, stop: int) -> list[int]:
+    """Ids at positions cached .. stop - 1; a long sequence is not copied for its last token."""
+    start, prompt = request.cached, len(request.prompt_ids)
+    if start >= prompt:
+        return request.output_ids[start - prompt : stop - prompt]
+    return [*request.prompt_ids[start:stop], *request.output_ids[: max(0, stop - prompt)]]
+
+
 def build_batch(pieces: list[Piece]) -> Batch:
     """Lay the pieces' tokens side by side in one flat run."""
     ids: list[int] = []
@@ -162,9 +177,8 @@ def build_batch(pieces: list[Piece]) -> Batch:
     runs: list[Run] = []
     logit_rows: list[int] = []
     for request, stop in pieces:
-        sequence = [*request.prompt_ids, *request.output_ids]
         rows = slice(len(ids), len(ids) + stop - request.cached)
-        ids += sequence[request.cached : stop]
+        ids += _pending(request, stop)
         positions += range(request.cached, stop)
         runs.append(Run(rows, request.cached, as_arrays(request.pages)))
         if stop == request.length:
