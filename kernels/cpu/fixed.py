@@ -23,7 +23,7 @@ half as many to make, and nothing to put together. Both make the same whole numb
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import product
 from typing import Any
@@ -33,12 +33,9 @@ from llvmlite import ir
 from tinymoe.kernels.cpu.chains import _rolled
 from tinymoe.kernels.cpu.fixed_rows import BLOCK, DIGIT_BYTES, FEW, RADIX, WORD_BYTES
 from tinymoe.kernels.cpu.integers import (
-    HALVES,
-    WORDS,
     as_words,
     byte_pairs,
     interleaved,
-    joined,
     lifted,
     nibbles,
     pairs_times,
@@ -47,11 +44,12 @@ from tinymoe.kernels.cpu.integers import (
 from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.lazily import cgutils, operation, types
 from tinymoe.kernels.cpu.multiply import _clear
-from tinymoe.kernels.cpu.simd import F32, U8, fused, spread
+from tinymoe.kernels.cpu.simd import F32, I32, U8, fused, spread
 from tinymoe.kernels.cpu.tiles import FORMATS, Format, ask_ahead, load_at
 
 FOUR_BITS = ("nvfp4", "mxfp4")  # formats of weights that this is for
 _WORD, _INT = ir.IntType(64), ir.IntType(32)
+_BYTES, _HALVES = ir.VectorType(ir.IntType(8), 64), ir.VectorType(ir.IntType(16), 32)
 TILES, DIGITS = 2, 2
 DEEP = 128  # columns that are laid out at a time
 _SCALES, _PAIR = TILES * 64, TILES * 64  # bytes of a block laid out: its scales, two columns
@@ -76,21 +74,21 @@ class _Row:
         self.more = _plus(builder, self.whole, blocks, WORD_BYTES)
 
     def digit(self, block: Any, pair: Any, digit: int, offset: int) -> Any:
-        """One digit of two columns, 16 times: 32 bytes."""
+        """One digit of two columns, 32 times: 64 bytes."""
         at = _plus(self.builder, _plus(self.builder, self.digits, block, DIGIT_BYTES), pair, 4)
-        return self.builder.bitcast(self._spread(at, 2 * BLOCK * digit + offset), U8.llvm)
+        return self.builder.bitcast(self._spread(at, 2 * BLOCK * digit + offset), _BYTES)
 
     def words(self, block: Any, pair: Any) -> Any:
-        """q of two columns, 8 times: 16 int16."""
+        """q of two columns, 16 times: 32 int16."""
         at = _plus(self.builder, _plus(self.builder, self.whole, block, WORD_BYTES), pair, 4)
-        return self.builder.bitcast(self._spread(at, 0), HALVES)
+        return self.builder.bitcast(self._spread(at, 0), _HALVES)
 
     def _spread(self, at: Any, offset: int) -> Any:
         four = self.builder.load(_at(self.builder, at, _INT, offset), align=4)
-        return spread(self.builder, four, WORDS)
+        return spread(self.builder, four, I32.llvm)
 
     def lift(self, block: Any) -> Any:
-        """-12 sum q, 8 times."""
+        """-12 sum q, 16 times."""
         return self._spread(_plus(self.builder, self.more, block, 8), 0)
 
     def half_unit(self, block: Any) -> Any:
@@ -99,36 +97,39 @@ class _Row:
         return spread(self.builder, self.builder.load(at, align=4), F32.llvm)
 
 
-class _Sums:
-    """Sums of pairs of columns: 16 int16 for each row of x, tile and digit, held in registers."""
+class _Held:
+    """Whole numbers, in registers as long as a block lasts: a vector for each name."""
 
-    def __init__(self, builder: Any, rows: int) -> None:
-        self.builder = builder
-        every = [(r, t, d) for r in range(rows) for t in range(TILES) for d in range(DIGITS)]
-        self.held = {each: cgutils.alloca_once(builder, HALVES) for each in every}
+    def __init__(self, builder: Any, kind: Any, names: Iterable[Any]) -> None:
+        self.builder, self.kind = builder, kind
+        self.places = {name: cgutils.alloca_once(builder, kind) for name in names}
 
     def clear(self) -> None:
         """A block begins."""
-        for place in self.held.values():
-            self.builder.store(ir.Constant(HALVES, [0] * 16), place)
+        for place in self.places.values():
+            self.builder.store(ir.Constant(self.kind, [0] * self.kind.count), place)
 
-    def add(self, row: int, tile: int, digit: int, products: Any) -> None:
-        """One more pair of columns."""
-        place = self.held[row, tile, digit]
+    def add(self, name: Any, products: Any) -> None:
+        """Two columns more."""
+        place = self.places[name]
         self.builder.store(self.builder.add(self.builder.load(place), products), place)
 
-    def whole(self, row: int, tile: int) -> list[Any]:
-        """Both digits in one number: 2 x 8 int32, rows 0 .. 7 and 8 .. 15."""
-        low, high = (self.builder.load(self.held[row, tile, d]) for d in range(DIGITS))
-        return [
-            pairs_times(self.builder, interleaved(self.builder, low, high, half), (1, RADIX))
-            for half in range(2)
-        ]
+    def __getitem__(self, name: Any) -> Any:
+        return self.builder.load(self.places[name])
 
 
-def _add_term(builder: Any, whole: list[Any], scale: Any, to: Any) -> None:
+def _tiles(builder: Any, digits: list[Any]) -> list[Any]:
+    """Both digits' sums, 32 int16 of two tiles, as whole numbers: of each tile 16 int32."""
+    halves = [
+        pairs_times(builder, interleaved(builder, *digits, half), (1, RADIX)) for half in range(2)
+    ]  # rows 0 .. 7 of both tiles, rows 8 .. 15
+    lanes = [[8 * tile + k + side for side in (0, 16) for k in range(8)] for tile in range(TILES)]
+    return [builder.shuffle_vector(*halves, ir.Constant(I32.llvm, each)) for each in lanes]
+
+
+def _add_term(builder: Any, whole: Any, scale: Any, to: Any) -> None:
     """One block more of 16 rows' sums."""
-    number = builder.sitofp(joined(builder, *whole), F32.llvm)
+    number = builder.sitofp(whole, F32.llvm)
     builder.store(fused(builder, number, scale, builder.load(to, align=4)), to, align=4)
 
 
@@ -144,7 +145,7 @@ def _few(form: Format, tokens: int) -> Callable[..., Any]:
         blocks = builder.udiv(columns, _WORD(BLOCK))
         starts = [builder.load(_at(builder, rows, _WORD, 8 * t)) for t in range(tokens)]
         xs = [_Row(builder, start, blocks) for start in starts]
-        held = _Sums(builder, tokens)
+        held = _Held(builder, _HALVES, product(range(tokens), range(DIGITS)))
         count = builder.udiv(columns, _WORD(form.block))
         with cgutils.for_range(builder, count) as loop:
             at = _plus(builder, weight, loop.index, form.block_bytes)
@@ -156,29 +157,26 @@ def _few(form: Format, tokens: int) -> Callable[..., Any]:
 
                 def quad(number: Any, quads: Any = quads, block: Any = block) -> None:
                     place = _plus(builder, quads, number, 2 * form.quad_bytes)
-                    codes = [
-                        nibbles(builder, load_at(builder, place, U8.llvm, form.tile_step * tile))
-                        for tile in range(TILES)
-                    ]
-                    ws = [[lifted(builder, half) for half in both] for both in codes]
+                    both = nibbles(builder, load_at(builder, place, _BYTES))  # of both tiles
                     pair = builder.mul(number, _WORD(2))
-                    for half in range(2):
-                        for t, x in enumerate(xs):
-                            for digit in range(DIGITS):
-                                two = x.digit(block, pair, digit, 4 * half)
-                                for tile in range(TILES):
-                                    products = byte_pairs(builder, ws[tile][half], two)
-                                    held.add(t, tile, digit, products)
+                    for half, codes in enumerate(both):
+                        w = lifted(builder, codes)
+                        for t, digit in product(range(tokens), range(DIGITS)):
+                            two = xs[t].digit(block, pair, digit, 4 * half)
+                            held.add((t, digit), byte_pairs(builder, w, two))
 
                 _rolled(builder, 0, BLOCK // 4, quad)
-                for tile in range(TILES):
-                    place = builder.add(at, _WORD(form.scale_bytes * tile))
-                    scale = form.scale(builder, place)  # type: ignore[misc]
-                    for t, x in enumerate(xs):
-                        whole = [builder.add(v, x.lift(block)) for v in held.whole(t, tile)]
+                scales = [
+                    form.scale(builder, builder.add(at, _WORD(form.scale_bytes * tile)))  # type: ignore[misc]
+                    for tile in range(TILES)
+                ]
+                for t, x in enumerate(xs):
+                    whole = _tiles(builder, [held[t, digit] for digit in range(DIGITS)])
+                    for tile in range(TILES):
+                        number = builder.add(whole[tile], x.lift(block))
+                        scale = builder.fmul(scales[tile], x.half_unit(block))
                         to = _at(builder, sums, F32.llvm, 128 * t + 64 * tile)
-                        both = builder.fmul(scale, x.half_unit(block))
-                        _add_term(builder, whole, both, to)
+                        _add_term(builder, number, scale, to)
 
     return _op(4, build)
 
@@ -202,46 +200,41 @@ def _lay_out(form: Format) -> Callable[..., Any]:
                     offset = own + 2 * form.quad_bytes * (BLOCK // 4 * part + quad)
                     both = nibbles(builder, load_at(builder, at, U8.llvm, offset))
                     for half, codes in enumerate(both):
-                        for number, words in enumerate(as_words(builder, codes)):
-                            place = _PAIR * (2 * quad + half) + 64 * tile + 32 * number
-                            place = _at(builder, to, HALVES, _SCALES + place)
-                            builder.store(words, place, align=2)
+                        place = _SCALES + _PAIR * (2 * quad + half) + 64 * tile
+                        place = _at(builder, to, _HALVES, place)
+                        builder.store(as_words(builder, codes), place, align=2)
 
     return _op(3, build)
 
 
 def _many(tokens: int) -> Callable[..., Any]:
     """`f(laid_out, first, columns, blocks, rows, sums)`: `tokens` rows of x, from block `first`."""
-    every = list(product(range(tokens), range(TILES), range(2)))  # halves of a tile
 
     def build(
         builder: Any, laid_out: Any, first: Any, columns: Any, blocks: Any, rows: Any, sums: Any
     ) -> None:
         starts = [builder.load(_at(builder, rows, _WORD, 8 * t)) for t in range(tokens)]
         xs = [_Row(builder, start, blocks) for start in starts]
-        held = {each: cgutils.alloca_once(builder, WORDS) for each in every}
+        held = _Held(builder, I32.llvm, product(range(tokens), range(TILES)))
         with cgutils.for_range(builder, builder.udiv(columns, _WORD(BLOCK))) as loop:
             at = _plus(builder, laid_out, loop.index, _LAID_OUT)
             block = builder.add(first, loop.index)
-            for place in held.values():
-                builder.store(ir.Constant(WORDS, [0] * 8), place)
+            held.clear()
 
             def pair(number: Any) -> None:
                 place = _plus(builder, at, number, _PAIR)
                 twos = [x.words(block, number) for x in xs]
-                for t, tile, half in every:
-                    w = _at(builder, place, HALVES, _SCALES + 64 * tile + 32 * half)
-                    products = word_pairs(builder, twos[t], builder.load(w, align=2))
-                    sum_ = builder.add(builder.load(held[t, tile, half]), products)
-                    builder.store(sum_, held[t, tile, half])
+                for t, tile in product(range(tokens), range(TILES)):
+                    w = builder.load(_at(builder, place, _HALVES, _SCALES + 64 * tile), align=2)
+                    held.add((t, tile), word_pairs(builder, twos[t], w))
 
             _rolled(builder, 0, BLOCK // 2, pair)
             for tile in range(TILES):
                 scale = load_at(builder, at, F32.llvm, 64 * tile)
                 for t, x in enumerate(xs):
-                    whole = [builder.load(held[t, tile, half]) for half in range(2)]
                     to = _at(builder, sums, F32.llvm, 128 * t + 64 * tile)
-                    _add_term(builder, whole, builder.fmul(scale, x.half_unit(block)), to)
+                    both = builder.fmul(scale, x.half_unit(block))
+                    _add_term(builder, held[t, tile], both, to)
 
     return _op(6, build)
 

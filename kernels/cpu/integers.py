@@ -8,8 +8,8 @@ what `LIFT` is for:
     sum x w = sum (x + 12) w - 12 sum w
 
 Here are the few operations that this takes, for builders of LLVM instructions. The second place,
-after `lookup.py`, where an instruction is named: on AVX2. Elsewhere the same whole numbers are
-made of what LLVM finds.
+after `lookup.py`, where an instruction is named: on AVX2 and AVX512, whose vectors of 64 bytes take
+half as many instructions. Elsewhere the same whole numbers are made of what LLVM finds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from tinymoe.kernels.cpu.lazily import cgutils
-from tinymoe.kernels.cpu.lookup import byte_table, features
+from tinymoe.kernels.cpu.lookup import by_register, byte_table, features
 from tinymoe.kernels.cpu.simd import U8
+from tinymoe.kernels.cpu.tiles import NIBBLE_BYTE
 
 LIFT = 12  # makes x, -12 .. 12, a number without sign
 DOUBLED = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]  # 2 * E2M1, by code
@@ -30,43 +30,40 @@ HALVES = ir.VectorType(_HALF, 16)  # 16 int16
 WORDS = ir.VectorType(_INT, 8)  # 8 int32
 
 
+def of_type(element: Any, like: Any) -> Any:
+    """The type of as many bytes in other elements."""
+    return ir.VectorType(element, like.type.count * like.type.element.width // element.width)
+
+
 def doubled(builder: Any, codes: Any) -> Any:
-    """32 codes 0 .. 15 to twice their values, int8."""
+    """Codes 0 .. 15 to twice their values, int8."""
     return byte_table(builder, [value & 0xFF for value in DOUBLED], codes)
 
 
 def lifted(builder: Any, codes: Any) -> Any:
-    """32 codes 0 .. 15 to twice their values plus LIFT."""
+    """Codes 0 .. 15 to twice their values plus LIFT."""
     return byte_table(builder, LIFTED, codes)
 
 
 def nibbles(builder: Any, both: Any) -> list[Any]:
-    """32 bytes as 2 x 32 codes: the low nibbles, and the high ones."""
-    low = ir.Constant(U8.llvm, [15] * 32)
+    """Bytes as twice as many codes: the low nibbles, and the high ones."""
+    low = ir.Constant(both.type, [15] * both.type.count)
     return [builder.and_(part, low) for part in (both, _down_four(builder, both))]
 
 
 def _down_four(builder: Any, both: Any) -> Any:
     """Each byte's high nibble in the place of its low one: CPUs shift words, not bytes."""
-    words = builder.bitcast(both, HALVES)
-    return builder.bitcast(builder.lshr(words, ir.Constant(HALVES, [4] * 16)), U8.llvm)
+    kind = of_type(_HALF, both)
+    words = builder.lshr(builder.bitcast(both, kind), ir.Constant(kind, [4] * kind.count))
+    return builder.bitcast(words, both.type)
 
 
 def interleaved(builder: Any, x: Any, y: Any, half: int) -> Any:
-    """x and y by turns, of the lower or upper half of each 8 lanes: 16 int16."""
-    lanes = [
-        8 * group + 4 * half + k + side for group in (0, 1) for k in range(4) for side in (0, 16)
-    ]
-    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_INT, 16), lanes))
-
-
-def _has_avx2() -> bool:
-    return "+avx2" in features()
-
-
-def _call(builder: Any, name: str, result: Any, values: list[Any]) -> Any:
-    kind = ir.FunctionType(result, [value.type for value in values])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
+    """x and y by turns, of the lower or upper half of each 8 lanes: as many int16 as x has."""
+    count = x.type.count
+    starts = range(4 * half, count, 8)
+    lanes = [start + k + side for start in starts for k in range(4) for side in (0, count)]
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_INT, count), lanes))
 
 
 def _every_second(builder: Any, x: Any, first: int) -> Any:
@@ -76,16 +73,18 @@ def _every_second(builder: Any, x: Any, first: int) -> Any:
 
 
 def byte_pairs(builder: Any, unsigned: Any, signed: Any) -> Any:
-    """32 bytes u times 32 bytes s -> 16 int16: u[2i] s[2i] + u[2i+1] s[2i+1].
+    """Bytes u times bytes s -> half as many int16: u[2i] s[2i] + u[2i+1] s[2i+1].
 
     Below 2^15 in size, as all sums of codes are: the instruction would stop there, not wrap.
     """
-    if _has_avx2():
-        return _call(builder, "llvm.x86.avx2.pmadd.ub.sw", HALVES, [unsigned, signed])
+    if "+avx2" in features():
+        names = {32: "llvm.x86.avx2.pmadd.ub.sw", 64: "llvm.x86.avx512.pmaddubs.w.512"}
+        return by_register(builder, names, _HALF, [unsigned, signed])
+    kind = of_type(_HALF, unsigned)
     products = [
         builder.mul(
-            builder.zext(_every_second(builder, unsigned, first), HALVES),
-            builder.sext(_every_second(builder, signed, first), HALVES),
+            builder.zext(_every_second(builder, unsigned, first), kind),
+            builder.sext(_every_second(builder, signed, first), kind),
         )
         for first in (0, 1)
     ]
@@ -93,38 +92,38 @@ def byte_pairs(builder: Any, unsigned: Any, signed: Any) -> Any:
 
 
 def half_pairs(builder: Any, x: Any) -> Any:
-    """16 int16 -> 8 int32: x[2i] + x[2i+1]."""
+    """int16 -> half as many int32: x[2i] + x[2i+1]."""
     return pairs_times(builder, x, (1, 1))
 
 
 def word_pairs(builder: Any, x: Any, y: Any) -> Any:
-    """16 int16 times 16 others -> 8 int32: x[2i] y[2i] + x[2i+1] y[2i+1]."""
-    if _has_avx2():
-        return _call(builder, "llvm.x86.avx2.pmadd.wd", WORDS, [x, y])
+    """int16 times int16 -> half as many int32: x[2i] y[2i] + x[2i+1] y[2i+1]."""
+    if "+avx2" in features():
+        names = {32: "llvm.x86.avx2.pmadd.wd", 64: "llvm.x86.avx512.pmaddw.d.512"}
+        return by_register(builder, names, _INT, [x, y])
+    kind = of_type(_INT, x)
     products = [
-        builder.mul(*(builder.sext(_every_second(builder, side, first), WORDS) for side in (x, y)))
+        builder.mul(*(builder.sext(_every_second(builder, side, first), kind) for side in (x, y)))
         for first in (0, 1)
     ]
     return builder.add(*products)
 
 
 def pairs_times(builder: Any, x: Any, factors: tuple[int, int]) -> Any:
-    """16 int16 -> 8 int32: x[2i] times the one factor plus x[2i+1] times the other."""
-    return word_pairs(builder, x, ir.Constant(HALVES, [*factors] * 8))
+    """int16 -> half as many int32: x[2i] times the one factor plus x[2i+1] times the other."""
+    return word_pairs(builder, x, ir.Constant(x.type, [*factors] * (x.type.count // 2)))
 
 
-def as_words(builder: Any, codes: Any) -> list[Any]:
-    """Twice the values of 32 codes as 2 x 16 int16: rows 0 .. 7 of a tile's two columns, 8 .. 15.
+def as_words(builder: Any, codes: Any) -> Any:
+    """Twice the values of 32 codes as int16, row after row: a tile's 16 rows of two columns.
 
     Of bytes that lie as `tiles.NIBBLE_BYTE` says.
     """
+    places = [NIBBLE_BYTE[row][k] for row in range(16) for k in (0, 1)]
+    mask = ir.Constant(ir.VectorType(_INT, 32), places)
     values = doubled(builder, codes)
-    parts = []
-    for start in (0, 8):
-        places = [*range(start, start + 8), *range(start + 16, start + 24)]
-        mask = ir.Constant(ir.VectorType(_INT, 16), places)
-        parts.append(builder.sext(builder.shuffle_vector(values, values, mask), HALVES))
-    return parts
+    in_order = builder.shuffle_vector(values, values, mask)
+    return builder.sext(in_order, ir.VectorType(_HALF, 32))
 
 
 def joined(builder: Any, low: Any, high: Any) -> Any:
