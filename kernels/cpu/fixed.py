@@ -118,10 +118,10 @@ class _Held:
         return self.builder.load(self.places[name])
 
 
-def _tiles(builder: Any, digits: list[Any]) -> list[Any]:
+def _tiles(builder: Any, low: Any, high: Any) -> list[Any]:
     """Both digits' sums, 32 int16 of two tiles, as whole numbers: of each tile 16 int32."""
     halves = [
-        pairs_times(builder, interleaved(builder, *digits, half), (1, RADIX)) for half in range(2)
+        pairs_times(builder, interleaved(builder, low, high, half), (1, RADIX)) for half in range(2)
     ]  # rows 0 .. 7 of both tiles, rows 8 .. 15
     lanes = [[8 * tile + k + side for side in (0, 16) for k in range(8)] for tile in range(TILES)]
     return [builder.shuffle_vector(*halves, ir.Constant(I32.llvm, each)) for each in lanes]
@@ -171,7 +171,7 @@ def _few(form: Format, tokens: int) -> Callable[..., Any]:
                     for tile in range(TILES)
                 ]
                 for t, x in enumerate(xs):
-                    whole = _tiles(builder, [held[t, digit] for digit in range(DIGITS)])
+                    whole = _tiles(builder, held[t, 0], held[t, 1])
                     for tile in range(TILES):
                         number = builder.add(whole[tile], x.lift(block))
                         scale = builder.fmul(scales[tile], x.half_unit(block))
