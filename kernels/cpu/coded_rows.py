@@ -14,8 +14,7 @@ from tinymoe.kernels.cpu.batch import TOKENS, own, share, word
 from tinymoe.kernels.cpu.codes import e2m1, e4m3_value, nibbles_at, put_bytes, two_to
 from tinymoe.kernels.cpu.dequantise import e2m1_value
 from tinymoe.kernels.cpu.integers import LIFT
-from tinymoe.kernels.cpu.kernel import arguments, kernel
-from tinymoe.kernels.cpu.lazily import njit
+from tinymoe.kernels.cpu.kernel import arguments, inlined, kernel
 from tinymoe.kernels.cpu.quantise_mxfp4 import EVEN, NEVER, ZERO_AT_0, scale_mxfp4
 from tinymoe.kernels.cpu.quantise_nvfp4 import BYTES, FACTOR, KERNEL, loudest, scale_nvfp4
 from tinymoe.kernels.cpu.simd import (
@@ -38,7 +37,7 @@ def row_bytes(columns: int, block: int) -> int:
     return (-(-(columns // block * (block + 4)) // LINE) + 1) * LINE
 
 
-@njit(inline="always")
+@inlined
 def lifted(code):
     """Codes 0 .. 15 to twice their values plus LIFT."""
     return whole(e2m1_value(code) * splat(2.0) + splat(LIFT))

@@ -14,8 +14,9 @@ from llvmlite import ir
 
 from tinymoe.core import Array
 from tinymoe.formats.e2m1 import MIDPOINTS, Rule
-from tinymoe.kernels.cpu.lazily import njit, types
+from tinymoe.kernels.cpu.kernel import inlined
 from tinymoe.kernels.cpu.lazily import operation as _op
+from tinymoe.kernels.cpu.lazily import types
 from tinymoe.kernels.cpu.simd import (
     F32,
     I32,
@@ -156,7 +157,7 @@ def rounding_of(rule: Rule) -> Rounding:
     return Rounding(bounds, _SIGNS[rule.zero_sign], _NANS[rule.nan])
 
 
-@njit(inline="always")
+@inlined
 def e2m1(x, bounds, signs, nans):
     """16 float32 to codes 0 .. 15: nearest, saturating at 6; the rule says ties, signs and NaN."""
     size, one, none = absolute(x), splat_i32(1), splat_i32(0)
@@ -189,7 +190,7 @@ def e2m1(x, bounds, signs, nans):
 # ---------------------------------------------------------------------------------- E4M3
 
 
-@njit(inline="always")
+@inlined
 def e4m3_bytes(x):
     """16 float32 to E4M3 (int32 lanes): nearest, ties to even, saturating; NaN is 0x7f, signed."""
     size = absolute(x)
@@ -206,7 +207,7 @@ def e4m3_bytes(x):
     return code | left(right(bits(x), 31), 7)
 
 
-@njit(inline="always")
+@inlined
 def e4m3_value(code):
     """16 bytes (int32 lanes) to float32: into place, times 2^120. 0x7f and 0xff are NaN."""
     low = code & splat_i32(0x7F)
@@ -219,14 +220,14 @@ def e4m3_value(code):
 # -------------------------------------------------------------------------- powers of two
 
 
-@njit(inline="always")
+@inlined
 def two_to(byte):
     """2^(byte - 127) of bytes 0 .. 254 (int32 lanes); at 0 that is subnormal."""
     above = left(byte, 23)
     return as_f32(choose(as_f32(above), splat(2.0**-126), splat_i32(0x00400000), above))
 
 
-@njit(inline="always")
+@inlined
 def rounded(x, source):
     """To the dtype of the tensor: BF16 if `source`."""
     if source:

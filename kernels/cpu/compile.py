@@ -8,17 +8,16 @@ with half a result would be worse.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from llvmlite import binding, ir
 from numba import types
-from numba.core.codegen import AOTCodeLibrary, JITCPUCodegen
 from numba.core.compiler import Flags, compile_extra
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 from tinymoe.kernels.cpu.link import OUTSIDE, target
+from tinymoe.kernels.cpu.parts import context
 
 WORD = ir.IntType(64)
 
@@ -34,10 +33,9 @@ def machine_code(function: Callable[..., None], arity: int, symbol: str) -> byte
     flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
     target()  # Numba's own loader has to find what is outside as well
     with global_compiler_lock:
-        codegen = _codegen()
         made = compile_extra(
             cpu_target.typing_context,
-            cpu_target.target_context.subtarget(_internal_codegen=codegen),
+            context(),
             function,
             [types.int64] * arity,
             types.void,
@@ -45,28 +43,16 @@ def machine_code(function: Callable[..., None], arity: int, symbol: str) -> byte
             {},
         )
         made.library.add_ir_module(_door(made, arity, symbol))
+        made.library.whole = True
         _, _, bitcode = made.library.serialize_using_bitcode()  # after all optimisation
     module = binding.parse_bitcode(bitcode)
     _check(module, function)
-    _hide(module, symbol)
-    return bytes(codegen._tm.emit_object(module))
+    machine = context().codegen()._tm
+    _hide(module, symbol, machine)
+    return bytes(machine.emit_object(module))
 
 
-class _Codegen(JITCPUCodegen):
-    """For this CPU, as Numba's own; but nothing is put into this process's memory."""
-
-    _library_class = AOTCodeLibrary
-
-    def _add_module(self, module: Any) -> None:
-        pass
-
-
-@cache
-def _codegen() -> Any:
-    return _Codegen("tinymoe")
-
-
-def _hide(module: binding.ModuleRef, symbol: str) -> None:
+def _hide(module: binding.ModuleRef, symbol: str, machine: Any) -> None:
     """Leave one name to be found from outside.
 
     Numba numbers functions from 1 in every process, so names in two files may well be equal. And
@@ -78,7 +64,7 @@ def _hide(module: binding.ModuleRef, symbol: str) -> None:
     passes = binding.create_new_module_pass_manager()
     passes.add_global_dead_code_eliminate_pass()
     tuning = binding.create_pipeline_tuning_options(speed_level=0)
-    passes.run(module, binding.create_pass_builder(_codegen()._tm, tuning))
+    passes.run(module, binding.create_pass_builder(machine, tuning))
 
 
 def _door(made: Any, arity: int, symbol: str) -> ir.Module:

@@ -18,6 +18,7 @@ APART = (
     "ready",
     "every",
     "vector_types",
+    "parts",
     "quantise_nvfp4",
     "quantise_mxfp4",
     "quantise_fp8",

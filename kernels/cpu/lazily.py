@@ -96,10 +96,10 @@ def numba_knows() -> Any:
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit(**options)`, later."""
+    """`numba.njit(**options)`, later, and for kernels alone: see `parts.py`."""
 
     def make(function: Callable[..., Any], **options: Any) -> Any:
-        return import_module("numba").njit(**options)(function)
+        return import_module("tinymoe.kernels.cpu.parts").part(function, **options)
 
     return lambda function: Later(function, make, **options)
 

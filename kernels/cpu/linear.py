@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinymoe.kernels.cpu.batch import own, share, share_tokens, word
-from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, call_helper, kernel, part
-from tinymoe.kernels.cpu.lazily import njit
+from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, call_helper, inlined, kernel, part
 from tinymoe.kernels.cpu.maths import sigmoid, silu
 from tinymoe.kernels.cpu.multiply import SCRATCH, multiply
 from tinymoe.kernels.cpu.pack import Packed
@@ -28,7 +27,7 @@ OWN_WORDS = SCRATCH // 8 + AT_ONCE + AT_ONCE * 32 // 2  # of a thread's memory: 
 # addresses of x, sums
 
 
-@njit(inline="always")
+@inlined
 def _scaled(sums, scales, bias, place):
     """16 sums times their rows' scales, plus their biases; both lie in the order of the tiles."""
     v = load(sums)
@@ -39,7 +38,7 @@ def _scaled(sums, scales, bias, place):
     return v
 
 
-@njit(inline="always")
+@inlined
 def _activated(gate, up, kind, limit, alpha):
     """silu(gate) * up, or gpt-oss's clamped form; see `model.experts.swiglu`."""
     if kind == SWIGLU:
@@ -49,7 +48,7 @@ def _activated(gate, up, kind, limit, alpha):
     return (up + splat(1.0)) * (gate * sigmoid(gate * splat(alpha)))
 
 
-@njit(inline="always")
+@inlined
 def _gated(sums, scales, bias, pair, kind, limit, alpha, rounding):
     """A pair of gate and up rows, their sums made one: 16 activations, each step rounded."""
     gate = kept(_scaled(sums, scales, bias, 32 * pair), rounding)
@@ -57,7 +56,7 @@ def _gated(sums, scales, bias, pair, kind, limit, alpha, rounding):
     return kept(_activated(gate, up, kind, limit, alpha), rounding)
 
 
-@njit(inline="always")
+@inlined
 def _onto(v, residual, part, skip, factor, rounding):
     """The residual's 16 numbers `skip` bytes on, plus v times `factor`; v itself goes to `part`."""
     if part:
