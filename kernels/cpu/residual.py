@@ -61,29 +61,28 @@ def combine(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     (rows, stride, weights, top_k, shared, shared_stride, gate, gate_stride, width, factor_bits,
      rounding, residual, routed, part, out, x_stride) = arguments(args, 16)  # fmt: skip
     factor = f64_of(factor_bits)
-    pieces = (width + 15) // 16
     first, last = share_tokens(batch, thread, threads)
-    for item in range(first * pieces, last * pieces):
-        t, k = item // pieces, item % pieces * 64
-        total = splat(0.0)
-        for choice in range(top_k):
-            slot = t * top_k + choice
-            weight = splat(f32_at(weights + 4 * slot))
-            weighted = weight * load(rows + 4 * stride * slot + k)
-            total = weighted if choice == 0 else total + weighted
-        total = kept(total, rounding)
-        at = 4 * x_stride * t + k
-        if routed:
-            store(routed + at, total)
-        if shared:
-            extra = load(shared + 4 * shared_stride * t + k)
-            if gate:
-                opened = sigmoid(splat(f32_at(gate + 4 * gate_stride * t)))
-                extra = kept(kept(opened, rounding) * extra, rounding)
-                store(shared + 4 * shared_stride * t + k, extra)
-            total = kept(total + extra, rounding)
-        if part:
-            store(part + at, total)
-        if factor != 1.0:
-            total = kept(total * splat(factor), rounding)
-        store(out + at, kept(load(residual + at) + total, rounding))
+    for t in range(first, last):
+        for k in range(0, 4 * width, 64):
+            total = splat(0.0)
+            for choice in range(top_k):
+                slot = t * top_k + choice
+                weight = splat(f32_at(weights + 4 * slot))
+                weighted = weight * load(rows + 4 * stride * slot + k)
+                total = weighted if choice == 0 else total + weighted
+            total = kept(total, rounding)
+            at = 4 * x_stride * t + k
+            if routed:
+                store(routed + at, total)
+            if shared:
+                extra = load(shared + 4 * shared_stride * t + k)
+                if gate:
+                    opened = sigmoid(splat(f32_at(gate + 4 * gate_stride * t)))
+                    extra = kept(kept(opened, rounding) * extra, rounding)
+                    store(shared + 4 * shared_stride * t + k, extra)
+                total = kept(total + extra, rounding)
+            if part:
+                store(part + at, total)
+            if factor != 1.0:
+                total = kept(total * splat(factor), rounding)
+            store(out + at, kept(load(residual + at) + total, rounding))

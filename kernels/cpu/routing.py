@@ -11,6 +11,7 @@ from typing import Any
 from tinymoe.kernels.cpu.batch import ALONE, TOKENS, own, share_tokens, word
 from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, inlined, kernel, part
 from tinymoe.kernels.cpu.maths import exp, sigmoid
+from tinymoe.kernels.cpu.rows import piece
 from tinymoe.kernels.cpu.simd import (
     f32_at,
     f64_of,
@@ -51,19 +52,19 @@ def _softmax(logits, out, count):
     total = f32_at(out)
     for e in range(1, count):
         total += f32_at(out + 4 * e)
-    for e in range(count):
-        put_f32(out + 4 * e, f32_at(out + 4 * e) / total)
+    for e in range(0, count, 16):
+        store(out + 4 * e, load(out + 4 * e) / splat(total))
 
 
 @part
 def _best(values, marks, count):
     """The index of the largest that is not marked, the lowest of equals; -1 if all are."""
-    best = -1
+    best, most = -1, f32_at(values)
     for e in range(count):
-        if i64_at(marks + 8 * e) == 0 and (
-            best < 0 or _above(f32_at(values + 4 * e), f32_at(values + 4 * best))
-        ):
-            best = e
+        if i64_at(marks + 8 * e) == 0:
+            value = f32_at(values + 4 * e)
+            if best < 0 or _above(value, most):
+                best, most = e, value
     return best
 
 
@@ -152,9 +153,12 @@ def route(args: Any, batch: Any, thread: Any, threads: Any) -> None:
             for e in range(0, experts, 16):
                 value = load(raw + 4 * e)
                 store(mine + 4 * e, sigmoid(value) if score == SIGMOID else value)
+        for e in range(0, experts, 16):
+            value = load(mine + 4 * e)
+            if bias:
+                value = value + piece(bias + 4 * e, experts - e)
+            store(choice + 4 * e, value)
         for e in range(experts):
-            value = f32_at(mine + 4 * e)
-            put_f32(choice + 4 * e, value + f32_at(bias + 4 * e) if bias else value)
             put_i64(marks + 8 * e, 0)
         if groups_kept < groups:
             _drop_groups(choice, experts, groups, groups_kept, group_score, f64_of(masked),
