@@ -1,9 +1,7 @@
-"""Activations in four bits, laid out for `w4a4.py`: of each block its codes as bytes, its scale.
+"""Activations in four bits, laid out for `w4a4.py`: twice each code, and the scales of blocks.
 
-    16 (NVFP4) or 32 (MXFP4) bytes: twice the value, plus LIFT        then one float32: the scale
-
-Bytes, though one code is four bits: rows of x are read many times, once for every 32 rows of the
-weight, and are small beside it.
+Rows as `whole.py` says, of one digit: bytes, though one code is four bits, as rows of x are read
+many times, once for every 32 rows of the weight, and are small beside it.
 """
 
 from __future__ import annotations
@@ -11,7 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from tinymoe.kernels.cpu.batch import TOKENS, own, share, word
-from tinymoe.kernels.cpu.codes import e2m1, e4m3_value, nibbles_at, put_bytes, two_to
+from tinymoe.kernels.cpu.codes import (
+    e2m1,
+    e4m3_value,
+    nibbles_at,
+    put_i32,
+    put_pairs,
+    sum_i32,
+    two_to,
+)
 from tinymoe.kernels.cpu.dequantise import e2m1_value
 from tinymoe.kernels.cpu.integers import LIFT
 from tinymoe.kernels.cpu.kernel import arguments, inlined, kernel
@@ -28,19 +34,24 @@ from tinymoe.kernels.cpu.simd import (
     store,
     whole,
 )
+from tinymoe.kernels.cpu.whole import Rows
 
 LINE = 64  # bytes; rows begin one line more than they need apart: see `buffers.stride_of`
+CODES = {block: Rows(digits=1, term=block) for block in (16, 32)}  # of NVFP4 and MXFP4
+DIGITS = CODES[16].digit_bytes  # of 16 columns
 
 
 def row_bytes(columns: int, block: int) -> int:
     """From one row to the next."""
-    return (-(-(columns // block * (block + 4)) // LINE) + 1) * LINE
+    return (-(-CODES[block].bytes_of(columns) // LINE) + 1) * LINE
 
 
 @inlined
-def lifted(code):
-    """Codes 0 .. 15 to twice their values plus LIFT."""
-    return whole(e2m1_value(code) * splat(2.0) + splat(LIFT))
+def put_twice(to, code):
+    """Twice the values of codes 0 .. 15, as digits; gives -LIFT times their sum."""
+    twice = whole(e2m1_value(code) * splat(2.0))
+    put_pairs(to, twice)
+    return -LIFT * sum_i32(twice)
 
 
 @kernel("codes rows columns block scales scale_stride out out_bytes")
@@ -54,15 +65,18 @@ def coded_rows(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     first, last = share(rows, thread, threads)
     for row in range(first, last):
         from_, to = codes + row * (columns // 2), out + row * out_bytes
+        terms = to + columns // 16 * DIGITS
         for begin in range(0, blocks, 16):
             byte = load_u8(scales + row * scale_stride + begin)
             store(mine, e4m3_value(byte) if block == 16 else two_to(byte))
             for b in range(min(16, blocks - begin)):
-                for k in range(0, block, 16):
-                    put_bytes(to + k, lifted(nibbles_at(from_ + k // 2)))
-                put_f32(to + block, f32_at(mine + 4 * b))
-                from_ += block // 2
-                to += block + 4
+                lift = 0
+                for _ in range(0, block, 16):
+                    lift += put_twice(to, nibbles_at(from_))
+                    from_, to = from_ + 8, to + DIGITS
+                put_i32(terms, lift)
+                put_f32(terms + 4, f32_at(mine + 4 * b))
+                terms += 8
 
 
 @kernel("x x_stride columns block per_token shared ids divisors bounds signs nans out out_bytes")
@@ -92,11 +106,15 @@ def quantised_rows(args: Any, batch: Any, thread: Any, threads: Any) -> None:
             scale_mxfp4(mine, EVEN, ZERO_AT_0, 0.0, 0, NEVER, 0)
             scale = two_to(load_i32(mine + BYTES))
         store(mine, scale if finite else nan)
-        to = out + row * out_bytes + begin * (block + 4)
+        to = out + row * out_bytes
+        terms = to + columns // 16 * DIGITS + 8 * begin
+        to += begin * block // 16 * DIGITS
         for b in range(count):
-            factor = splat(f32_at(mine + FACTOR + 4 * b))
+            factor, lift = splat(f32_at(mine + FACTOR + 4 * b)), 0
             for k in range(0, block, 16):
                 v = load(start + 4 * (b * block + k)) * factor
-                put_bytes(to + k, lifted(e2m1(v, bounds, signs, nans)))
-            put_f32(to + block, f32_at(mine + 4 * b))
-            to += block + 4
+                lift += put_twice(to, e2m1(v, bounds, signs, nans))
+                to += DIGITS
+            put_i32(terms, lift)
+            put_f32(terms + 4, f32_at(mine + 4 * b))
+            terms += 8

@@ -25,6 +25,7 @@ from tinymoe.kernels.cpu.simd import (
     as_f32,
     bits,
     f32_at,
+    halved,
     lanes_of,
     least,
     left,
@@ -73,6 +74,9 @@ def _largest(builder: Any, x: Any) -> Any:
 largest_i32 = _op(types.int32, (I32,), _largest, "The largest of all lanes.")
 
 
+sum_i32 = _op(types.int32, (I32,), halved(lambda b, x, y: b.add(x, y)), "The sum of all lanes.")
+
+
 def _pointer(builder: Any, address: Any, kind: Any) -> Any:
     return builder.inttoptr(address, kind.as_pointer())
 
@@ -100,6 +104,25 @@ def _put_bytes(builder: Any, address: Any, value: Any) -> None:
 
 
 put_bytes = _op(types.void, (types.int64, I32), _put_bytes, "The low byte of each lane: 16 bytes.")
+
+
+_TWICE = [2 * (place // 4) + place % 2 for place in range(2 * LANES)]
+
+
+def _put_pairs(builder: Any, address: Any, value: Any) -> None:
+    small = builder.trunc(value, ir.VectorType(_BYTE, LANES))
+    order = ir.Constant(ir.VectorType(_WORD, len(_TWICE)), _TWICE)
+    _store(ir.VectorType(_BYTE, len(_TWICE)), 1)(
+        builder, address, builder.shuffle_vector(small, small, order)
+    )
+
+
+put_pairs = _op(
+    types.void,
+    (types.int64, I32),
+    _put_pairs,
+    "The low byte of each lane, each pair of lanes twice: 0 1 0 1 2 3 2 3 ...: 32 bytes.",
+)
 
 
 def _put_nibbles(builder: Any, address: Any, value: Any) -> None:

@@ -27,14 +27,13 @@ from typing import Any
 from llvmlite import ir
 
 from tinymoe.kernels.cpu.batch import TOKENS, share, share_tokens, word
-from tinymoe.kernels.cpu.codes import largest_i32, put_i32
+from tinymoe.kernels.cpu.codes import largest_i32, put_i32, put_pairs, sum_i32
 from tinymoe.kernels.cpu.integers import LIFT
 from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, inlined, kernel, part
 from tinymoe.kernels.cpu.lazily import operation, types
 from tinymoe.kernels.cpu.rows import piece
 from tinymoe.kernels.cpu.simd import (
     I32,
-    _halved,
     absolute,
     as_f32,
     bits,
@@ -44,11 +43,12 @@ from tinymoe.kernels.cpu.simd import (
     splat_i32,
     whole,
 )
+from tinymoe.kernels.cpu.whole import COLUMNS, RADIX, Rows
 
-BLOCK = 16  # columns that share a unit
-RADIX = 128  # of the two digits
+BLOCK = COLUMNS  # share a unit
 FEW = 8  # tokens whose products read digits; a step with more lays out both kinds
-DIGIT_BYTES, WORD_BYTES = 2 * 2 * BLOCK, 2 * BLOCK  # of a block: two digits, each twice; q
+ROWS = Rows(digits=2, term=BLOCK, between=2 * BLOCK)  # between: q
+DIGITS, WORDS = ROWS.digit_bytes, ROWS.between  # bytes of a block
 _EXPONENT, _BITS = 23, 13  # where a float32's exponent begins; of q
 _LEAST = 127 - 110  # a smaller exponent is taken for this one: its unit would be no normal number
 _LINE = 64
@@ -57,23 +57,8 @@ NAN = 0x7FC00000
 
 def row_bytes(columns: int) -> int:
     """From one row to the next: a line more than whole ones, see `buffers.stride_of`."""
-    size = -(-columns // BLOCK) * (DIGIT_BYTES + WORD_BYTES + 8)
+    size = ROWS.bytes_of(-(-columns // BLOCK) * BLOCK)
     return (-(-size // _LINE) + 1) * _LINE
-
-
-_BYTE, _INT = ir.IntType(8), ir.IntType(32)
-_TWICE = [2 * (place // 4) + place % 2 for place in range(2 * BLOCK)]
-
-
-def _store_pairs(builder: Any, address: Any, digits: Any) -> None:
-    """16 int32 as bytes, each pair of them twice."""
-    small = builder.trunc(digits, ir.VectorType(_BYTE, BLOCK))
-    order = ir.Constant(ir.VectorType(_INT, len(_TWICE)), _TWICE)
-    twice = builder.shuffle_vector(small, small, order)
-    builder.store(twice, builder.inttoptr(address, twice.type.as_pointer()), align=1)
-
-
-store_pairs = operation(types.void, (types.int64, I32), _store_pairs, "16 digits, each pair twice.")
 
 
 def _store_words(builder: Any, address: Any, numbers: Any) -> None:
@@ -82,9 +67,6 @@ def _store_words(builder: Any, address: Any, numbers: Any) -> None:
 
 
 store_words = operation(types.void, (types.int64, I32), _store_words, "16 numbers as int16.")
-sum_i32 = operation(
-    types.int32, (I32,), _halved(lambda b, x, y: b.add(x, y)), "The sum of all lanes."
-)
 shifted = operation(
     I32,
     (I32,),
@@ -105,8 +87,8 @@ def code_block(v, to, words, more):
     half = splat_i32(RADIX // 2)
     low = ((q + half) & splat_i32(RADIX - 1)) - half
     high = shifted(q - low)
-    store_pairs(to, low)
-    store_pairs(to + 2 * BLOCK, high)
+    put_pairs(to, low)
+    put_pairs(to + 2 * BLOCK, high)
     if words:
         store_words(words, q)
     put_i32(more, -LIFT * sum_i32(q))
@@ -151,10 +133,10 @@ def _code_blocks(args, batch, first, last):
         if rows:
             row = i64_at(rows + 8 * row)
         from_, digits = x + 4 * x_stride * row, out + out_bytes * row
-        words = digits + blocks * DIGIT_BYTES
-        more = words + blocks * WORD_BYTES
+        words = digits + blocks * DIGITS
+        more = words + blocks * WORDS
         while b < stop:
             v = piece(from_ + 4 * BLOCK * b, columns - BLOCK * b)
-            place = words + WORD_BYTES * b if both else 0
-            code_block(v, digits + DIGIT_BYTES * b, place, more + 8 * b)
+            place = words + WORDS * b if both else 0
+            code_block(v, digits + DIGITS * b, place, more + 8 * b)
             b += 1

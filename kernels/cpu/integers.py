@@ -19,15 +19,12 @@ from typing import Any
 from llvmlite import ir
 
 from tinymoe.kernels.cpu.lookup import by_register, byte_table, features
-from tinymoe.kernels.cpu.simd import U8
 from tinymoe.kernels.cpu.tiles import NIBBLE_BYTE
 
 LIFT = 12  # makes x, -12 .. 12, a number without sign
 DOUBLED = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]  # 2 * E2M1, by code
 LIFTED = [value + LIFT for value in DOUBLED]
 _BYTE, _HALF, _INT = ir.IntType(8), ir.IntType(16), ir.IntType(32)
-HALVES = ir.VectorType(_HALF, 16)  # 16 int16
-WORDS = ir.VectorType(_INT, 8)  # 8 int32
 
 
 def of_type(element: Any, like: Any) -> Any:
@@ -91,11 +88,6 @@ def byte_pairs(builder: Any, unsigned: Any, signed: Any) -> Any:
     return builder.add(*products)
 
 
-def half_pairs(builder: Any, x: Any) -> Any:
-    """int16 -> half as many int32: x[2i] + x[2i+1]."""
-    return pairs_times(builder, x, (1, 1))
-
-
 def word_pairs(builder: Any, x: Any, y: Any) -> Any:
     """int16 times int16 -> half as many int32: x[2i] y[2i] + x[2i+1] y[2i+1]."""
     if "+avx2" in features():
@@ -124,26 +116,3 @@ def as_words(builder: Any, codes: Any) -> Any:
     values = doubled(builder, codes)
     in_order = builder.shuffle_vector(values, values, mask)
     return builder.sext(in_order, ir.VectorType(_HALF, 32))
-
-
-def joined(builder: Any, low: Any, high: Any) -> Any:
-    """Two vectors of 8 as one of 16."""
-    mask = ir.Constant(ir.VectorType(_INT, 16), list(range(16)))
-    return builder.shuffle_vector(low, high, mask)
-
-
-def four_columns(builder: Any, both: Any) -> list[Any]:
-    """32 bytes of a tile's quad (`tiles.NIBBLE_BYTE`) as 2 x 32 int8: of 8 rows each, 4 columns.
-
-    Low nibbles are columns 0 and 1 of 16 rows, high nibbles 2 and 3, row after row in four groups
-    that lie so that no shuffle crosses the halves of a register.
-    """
-    low = doubled(builder, builder.and_(both, ir.Constant(U8.llvm, [15] * 32)))
-    high = doubled(builder, builder.lshr(both, ir.Constant(U8.llvm, [4] * 32)))
-    parts = []
-    for start in (0, 8):  # bytes 0-7 and 16-23 are rows 0-7, the others rows 8-15
-        places = [start + 16 * (row // 4) + 2 * (row % 4) for row in range(8)]
-        lanes = [at + part + k for at in places for part in (0, 32) for k in (0, 1)]
-        mask = ir.Constant(ir.VectorType(_INT, 32), lanes)
-        parts.append(builder.shuffle_vector(low, high, mask))
-    return parts

@@ -208,7 +208,7 @@ def lanes_of(builder: Any, x: Any, start: int, count: int) -> Any:
     return builder.shuffle_vector(x, x, lanes)
 
 
-def _halved(combine: Callable[..., Any]) -> Callable[..., Any]:
+def halved(combine: Callable[..., Any]) -> Callable[..., Any]:
     """Lane i with lane i + 8, then i + 4, i + 2, i + 1: one order, whatever the CPU."""
 
     def build(builder: Any, x: Any) -> Any:
@@ -225,13 +225,13 @@ def _halved(combine: Callable[..., Any]) -> Callable[..., Any]:
 total = _op(
     types.float32,
     (F32,),
-    _halved(lambda b, x, y: b.fadd(x, y)),
+    halved(lambda b, x, y: b.fadd(x, y)),
     "The sum of all lanes: ((x0 + x8) + (x4 + x12)) + ...: by halves.",
 )
 largest = _op(
     types.float32,
     (F32,),
-    _halved(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y)),
+    halved(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y)),
     "The largest lane.",
 )
 lane0 = _op(types.float32, (F32,), lambda b, x: b.extract_element(x, _I(0)), "The first lane.")

@@ -104,7 +104,10 @@ def test_threads_and_company_change_no_bit(layout: str, folders: dict[str, Path]
 
 
 def coded(x: Array, block: int, divisors: Array, ids: Array | None, shared: int) -> Array:
-    """(rows, blocks, block + 4) bytes that the kernel makes of x, `shared` rows of each."""
+    """(rows, blocks, block + 1): twice the codes' values and scales that the kernel makes of x.
+
+    `shared` rows of each.
+    """
     rows, size = len(x) * shared, row_bytes(x.shape[1], block)
     out, team = np.zeros((rows, size), np.uint8), Team(2)
     program = Program()
@@ -115,7 +118,13 @@ def coded(x: Array, block: int, divisors: Array, ids: Array | None, shared: int)
     )  # fmt: skip
     header = Header(tokens_alone(len(x)), 1, 1, aligned(128, np.int64), team.threads)
     team.run(program.code, header.address)
-    return out[:, : x.shape[1] // block * (block + 4)].reshape(rows, -1, block + 4)
+    digits = out[:, : 2 * x.shape[1]].view(np.int8).reshape(rows, -1, 2, 2)  # pair, copy
+    assert (digits[:, :, 0] == digits[:, :, 1]).all()
+    twice = digits[:, :, 0].reshape(rows, -1, block).astype(int)
+    terms = out[:, 2 * x.shape[1] :][:, : twice.shape[1] * 8].copy().view(np.int32)
+    assert (terms[:, ::2] == -LIFT * twice.sum(axis=-1)).all()
+    scales = terms[:, 1::2].copy().view(np.float32)
+    return np.concatenate([twice, scales[..., None]], axis=-1)
 
 
 @pytest.mark.parametrize("form", ["nvfp4", "mxfp4"])
@@ -138,8 +147,8 @@ def test_inputs_become_the_definition_s_codes(form: str) -> None:
             q = mxfp4.encode(one, convention="vllm")
             scales = e8m0.decode(q.scales[0], reading="nan")
         twice = 2 * e2m1.decode(e2m1.unpack(q.codes[0]), code_8="+0")
-        assert (parts[:, :block].reshape(-1).astype(int) - LIFT == twice).all()
-        assert (parts[:, block:].copy().view(np.float32)[:, 0] == scales).all()
+        assert (parts[:, :block].reshape(-1) == twice).all()
+        assert (parts[:, block] == scales).all()
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
@@ -148,7 +157,6 @@ def test_what_is_not_finite_stays_so(wrong: float) -> None:
     x = np.ones((2, 64), np.float32)
     x[1, 40] = wrong
     for block in (16, 32):
-        scales = coded(x, block, np.ones(1, np.float32), None, 1)[..., block:].copy()
-        broken = np.isnan(scales.view(np.float32)[..., 0])
+        broken = np.isnan(coded(x, block, np.ones(1, np.float32), None, 1)[..., block])
         assert broken.any(axis=1).tolist() == [False, True]
         assert broken[1, 40 // block]
