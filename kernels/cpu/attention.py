@@ -28,6 +28,7 @@ from tinymoe.kernels.cpu.blocks import (
     AT_ONCE,
     COUNT,
     FIELDS,
+    TILES,
     block_at,
     block_shape,
     by_spans,
@@ -42,7 +43,7 @@ from tinymoe.kernels.cpu.blocks import (
 from tinymoe.kernels.cpu.blocks import own_bytes as own_bytes
 from tinymoe.kernels.cpu.blocks import record_rows as record_rows
 from tinymoe.kernels.cpu.grid import MIXES, SCORES, call_mixes, call_scores
-from tinymoe.kernels.cpu.kernel import arguments, kernel, part
+from tinymoe.kernels.cpu.kernel import arguments, call_helper, kernel, part
 from tinymoe.kernels.cpu.lists import list_queries, list_span, queries_of, set_up
 from tinymoe.kernels.cpu.pages import TILE
 from tinymoe.kernels.cpu.simd import i64_at
@@ -86,8 +87,9 @@ def score(args, mine, n, first_item, last_item, begin, end, own_key):
 def weigh_all(args, mine, n, first_item, last_item, base, first, result):
     """From products to weights: of every token and head, over what the token sees of a span."""
     given = arguments(args, COUNT)
-    heads, kv_heads, _, value_dim = given[2:6]
+    heads, kv_heads, dim, value_dim = given[2:6]
     p, step = places(mine, value_dim)[5], row_bytes(value_dim)
+    following, asked = places(mine, value_dim)[4], 0
     _, each, _ = block_shape(heads, kv_heads)
     for i in range(n):
         low = max(0, first_seen(first + i, given[11], given[12]) - base)
@@ -98,7 +100,11 @@ def weigh_all(args, mine, n, first_item, last_item, base, first, result):
             for r in range(row, row + count):
                 clear(result + step * r, value_dim)
                 if low < high:
-                    call_five(given[21], p + 4 * KEYS * r, low, high, given[10], result + step * r)
+                    tile, head = asked // kv_heads % TILES, asked % kv_heads
+                    ahead = i64_at(following + 8 * tile) + tile_bytes(dim, given[8]) * head
+                    to = result + step * r
+                    call_helper(given[21], p + 4 * KEYS * r, low, high, given[10], to, ahead)
+                    asked += 1
 
 
 @part

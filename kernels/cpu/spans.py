@@ -27,6 +27,7 @@ from tinymoe.kernels.cpu.simd import (
     load,
     most,
     pick,
+    prefetch,
     put_f32,
     splat,
     store,
@@ -57,15 +58,16 @@ def clear(row, width):
 
 
 @helper
-def weigh(p: Any, begin: Any, end: Any, scale: Any, row: Any) -> None:
+def weigh(p: Any, begin: Any, end: Any, scale: Any, row: Any, ahead: Any) -> None:
     """Products q . k at places begin .. end - 1 of p to weights e^(scale q . k - m); m, l to row.
 
     Weights of other places, up to whole pieces of 16, become 0. At least one key is seen. `scale`:
-    the bits of a float64.
+    the bits of a float64. Meanwhile a line of memory after `ahead` is asked for with each piece.
     """
     first, low, high = begin // 16 * 16, splat(begin), splat(end)
     highest, factor = splat(NOTHING), splat(f64_of(scale))
     for k in range(first, end, 16):
+        prefetch(ahead + 4 * k)
         place = lane() + splat(k)
         s = load(p + 4 * k) * factor
         s = pick(place, low, splat(NOTHING), pick(place, high, s, splat(NOTHING)))
@@ -74,6 +76,7 @@ def weigh(p: Any, begin: Any, end: Any, scale: Any, row: Any) -> None:
     m = largest(highest)
     off, sums = splat(offset(m)), splat(0.0)
     for k in range(first, end, 16):
+        prefetch(ahead + 4 * (KEYS + k))
         weight = exp(load(p + 4 * k) - off)
         store(p + 4 * k, weight)
         sums = sums + weight
