@@ -126,9 +126,9 @@ def notes(found: dict[str, Any], width: int) -> str:
         "engine's own format, of the experts those that the step meets (counted in ours), keys and "
         "values as our cache holds them. of limit: the rate over the one at which reading these "
         "bytes at the best measured bandwidth, or the operations at the best measured peak, would "
-        "take all the time, whichever is slower. Weights that stay in the last-level cache can pass 1, and so "
-        "can products of 8-bit integers or of BF16 pairs, which do more than a float32 "
-        "multiply-add at a time."
+        "take all the time, whichever is slower. Weights that stay in the last-level cache can "
+        "pass 1, and so can products of 8-bit integers or of BF16 pairs, which do more than a "
+        "float32 multiply-add at a time."
     )
     return "\n".join(_wrapped(text, width) for text in said)
 
