@@ -81,3 +81,23 @@ def test_compiled_code_calls_each_kind() -> None:
     all_of_them(words.ctypes.data)
     assert words[:5].tolist() == [5, 10, 15, 11, 35]
     assert words[5:].view(np.float32)[0] == 4.5
+
+
+def test_numba_s_own_functions_are_left_as_they_are() -> None:
+    # kernels are compiled by a target of their own, which puts nothing into memory: a function of
+    # the user's that shares Numba's library with them, and our operations, must still get there
+    numba = pytest.importorskip("numba")
+
+    @helper
+    def larger(at):  # type: ignore[no-untyped-def]
+        put_i64(at, max(i64_at(at), 40))
+
+    @numba.njit
+    def user_s(at):  # type: ignore[no-untyped-def]
+        return max(i64_at(at), 41) + next_to(1)
+
+    words = np.array([5], np.int64)
+    larger(words.ctypes.data)
+    larger.compile()
+    assert words[0] == 40
+    assert user_s(words.ctypes.data) == 41 + 3
