@@ -77,11 +77,11 @@ class CompiledStep:
         if self._params is params or not self.covers(config, numerics, params):
             return
 
-        often = "once" if disk.writable() else "which no folder could be found to keep in"
+        kept = ", once" if disk.writable() else " (there is no folder to keep them in)"
 
         def compiled(done: int, kernels: int) -> None:
             if report is not None:
-                report(f"compiling kernels, {often}", done, kernels)
+                report(f"compiling kernels{kept}", done, kernels)
 
         self._step = Step(self._weights(params, report), self.team)
         compile_all(self._step.kernels(config, numerics), compiled)

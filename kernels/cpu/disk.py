@@ -1,9 +1,10 @@
 """Machine code of kernels on disk: one file for each, found again without Numba.
 
-To compile all kernels takes half a minute, once. What comes out is small (200 KB in all) and stands
-alone, so it is kept, and a later process puts it into memory in milliseconds. Which files are its
-own it knows by a key of all that the code depends on. A folder that is missing is made; one that
-cannot be read or written is no error: then the next one is taken, or kernels are compiled again.
+To compile all kernels takes some ten seconds, once. What comes out is small (200 KB in all) and
+stands alone, so it is kept, and a later process puts it into memory in milliseconds. Which files
+are its own it knows by a key of all that the code depends on. A folder that is missing is made; one
+that cannot be read or written is no error: then the next one is taken, or kernels are compiled
+again.
 """
 
 from __future__ import annotations

@@ -63,6 +63,22 @@ def test_without_a_folder_to_keep_kernels_in_that_is_said(run, model, nowhere_to
     assert "--backend numba" in line
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_who_waits_for_kernels_is_told_whether_they_will_be_kept(
+    model, nowhere_to_keep, tmp_path, monkeypatch, kept
+) -> None:
+    from tinymoe import load
+    from tinymoe.kernels.cpu import backend
+
+    monkeypatch.setattr(backend, "compile_all", lambda kernels, tell: tell(0, len(kernels)))
+    if kept:
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    told: list[str] = []
+    load(model, backend="numba").prepare(lambda what, done, of: told.append(what))
+    how = ", once" if kept else " (there is no folder to keep them in)"
+    assert told[-1] == f"compiling kernels{how}"
+
+
 def test_where_no_process_can_be_started_that_is_said(run, model, nothing_compiled, monkeypatch):
     monkeypatch.setattr(ready, "start_compiling", lambda: False)
     ran = run("generate", *WORDS, "--model", model, "--backend", "auto")
