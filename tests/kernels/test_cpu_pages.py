@@ -151,3 +151,16 @@ def test_a_cache_of_another_backend_is_refused() -> None:
     cache.laid_out(0, by_position)
     with pytest.raises(TinymoeError, match="one backend for all steps"):
         run(m, cache)
+
+
+def test_a_window_s_pages_can_go() -> None:
+    """Tables then say `GONE` of pages before the window: a tile listed there would be anywhere."""
+    texts = []
+    for backend in ("numpy", "numba"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            m = tinymoe.load(ROOT / "gpt_oss", backend=backend, numerics="fp32")
+        assert [group.span for group in m.config.cache_groups] == [16, 0]
+        wish = m.default_sampling(max_tokens=60, temperature=0.0, ignore_eos=True)
+        texts.append([token.id for token in m.generate(list(range(5, 26)), wish)])
+    assert texts[0] == texts[1]
