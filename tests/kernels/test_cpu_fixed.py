@@ -8,12 +8,8 @@ laid out, than for one alone, whose weights go through registers.
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +19,7 @@ from hypothesis import strategies as st
 
 import tinymoe
 from tests.kernels.company import IDS, logits_in_company
+from tests.kernels.plain_cpu import on_a_plain_cpu
 from tests.low_precision import made
 from tests.stored import write
 from tinymoe.core import Array, Batch
@@ -208,19 +205,7 @@ def all_bytes() -> bytes:
 
 def test_a_cpu_without_extras_gives_the_same_bits() -> None:
     """There bytes are multiplied one by one, and a number alone is rounded by the C library."""
-    plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    script = (
-        "import sys, runpy; space = runpy.run_path(sys.argv[1]); "
-        "sys.stdout.buffer.write(space['all_bytes']())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(Path(__file__))],
-        env=plain,
-        capture_output=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.stdout == all_bytes()
+    assert on_a_plain_cpu(__file__, "all_bytes()") == all_bytes()
 
 
 # ------------------------------------------------------------------------------- a step

@@ -7,14 +7,10 @@ products in a process that compiles for a CPU without AVX or FMA.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from tests.kernels.plain_cpu import on_a_plain_cpu
 from tinymoe.core import Array
 from tinymoe.kernels.cpu.batch import aligned
 from tinymoe.kernels.cpu.multiply import SCRATCH, multiply
@@ -82,15 +78,4 @@ def all_bytes() -> bytes:
 
 def test_a_cpu_without_extras_gives_the_same_bits() -> None:
     """There `fma` is a function of the C library, and codes are looked up by comparisons."""
-    plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    script = (
-        "import sys, runpy; space = runpy.run_path(sys.argv[1]); "
-        "sys.stdout.buffer.write(space['all_bytes']())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(Path(__file__))],
-        env=plain,
-        capture_output=True,
-        check=True,
-    )
-    assert done.stdout == all_bytes()
+    assert on_a_plain_cpu(__file__, "all_bytes()") == all_bytes()

@@ -5,15 +5,13 @@ The same on a CPU without extras: a fused or a reassociated operation there woul
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.kernels.on_threads import bits, keeps_contract
+from tests.kernels.plain_cpu import on_a_plain_cpu
 from tinymoe.core import Array, TinymoeError
 from tinymoe.formats.bf16 import round_to_bf16
 from tinymoe.formats.conventions import MXFP4, NVFP4
@@ -83,15 +81,8 @@ def test_whole_matrices_have_the_definition_s_bytes(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_cpu_without_extras_writes_the_same_bytes() -> None:
-    plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    script = (
-        "import sys, runpy; space = runpy.run_path(sys.argv[1]); "
-        "sys.stdout.buffer.write(b''.join(map(space['bits'], space['whole_matrices']())))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, __file__], env=plain, capture_output=True, check=True
-    )
-    assert done.stdout == b"".join(map(bits, whole_matrices()))
+    there = on_a_plain_cpu(__file__, "b''.join(map(bits, whole_matrices()))")
+    assert there == b"".join(map(bits, whole_matrices()))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

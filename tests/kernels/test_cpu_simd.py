@@ -6,16 +6,13 @@ FMA, where LLVM takes other instructions for everything here.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.kernels.plain_cpu import on_a_plain_cpu
 from tinymoe.core import Array
 from tinymoe.formats.bf16 import round_to_bf16
 from tinymoe.kernels.cpu import maths, simd
@@ -204,20 +201,9 @@ def test_parts_touch_nothing_else(count: int) -> None:
 
 def test_a_cpu_without_extras_gives_the_same_bits() -> None:
     """LLVM has other instructions there; fma is a function of the C library."""
-    plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    script = (
-        "import sys, runpy; from numba.core.registry import cpu_target as target; "
-        "assert '+avx' not in str(target.target_context.codegen().magic_tuple()); "
-        "space = runpy.run_path(sys.argv[1]); "
-        "sys.stdout.buffer.write(space['run_floats']().tobytes())"
+    there = np.frombuffer(on_a_plain_cpu(__file__, "run_floats().tobytes()"), np.float32).reshape(
+        SIZE, len(FLOATS), 16
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(Path(__file__))],
-        env=plain,
-        capture_output=True,
-        check=True,
-    )
-    there = np.frombuffer(done.stdout, np.float32).reshape(SIZE, len(FLOATS), 16)
     here = run_floats()
     same = (here.view(np.uint32) == there.view(np.uint32)) | (np.isnan(here) & np.isnan(there))
     assert same.all(), np.argwhere(~same)[:5]

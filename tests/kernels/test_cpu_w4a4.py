@@ -6,15 +6,13 @@ exact terms in the same order.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.kernels.on_threads import keeps_contract
+from tests.kernels.plain_cpu import on_a_plain_cpu
 from tinymoe.core import NUMERICS, Array, TinymoeError
 from tinymoe.kernels import formats_ops
 from tinymoe.kernels.cpu.ops_w4a4 import CpuW4a4
@@ -119,12 +117,5 @@ def test_scales_beyond_float32_s_range_are_the_definition_s() -> None:
 
 def test_a_cpu_without_extras_gives_the_same_bits() -> None:
     """Whole numbers are the same, however they are made; so is one rounding a block."""
-    plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    script = (
-        "import sys, runpy; space = runpy.run_path(sys.argv[1]); "
-        "sys.stdout.buffer.write(b''.join(a.tobytes() for a in space['large_products']()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, __file__], env=plain, capture_output=True, check=True
-    )
-    assert done.stdout == b"".join(made.tobytes() for made in large_products())
+    there = on_a_plain_cpu(__file__, "b''.join(made.tobytes() for made in large_products())")
+    assert there == b"".join(made.tobytes() for made in large_products())
