@@ -1,11 +1,11 @@
 """Four-bit codes as whole numbers: products that are exact because nothing is ever rounded.
 
-Twice an E2M1 value is a whole number up to 12. A block of 32 of them times 32 others is at most
-32 * 144 = 4608, so 16 bits hold every sum on the way, and a CPU has an instruction that multiplies
-and adds bytes: 32 products at once, where float32 has 8. It wants one side without sign, which is
-what `LIFT` is for:
+Twice an E2M1 value is a whole number w, up to 12, and so are the x that it meets (`whole.py`), in
+digits so small that a block's sum needs no more than 16 bits; and a CPU has an instruction that
+multiplies and adds bytes: 32 products at once, where float32 has 8. It wants one side without
+sign, which is what `LIFT` is for:
 
-    sum x w = sum (x + 12) w - 12 sum w
+    sum x w = sum x (w + 12) - 12 sum x
 
 Here are the few operations that this takes, for builders of LLVM instructions. The second place,
 after `lookup.py`, where an instruction is named: on AVX2 and AVX512, whose vectors of 64 bytes take
@@ -21,7 +21,7 @@ from llvmlite import ir
 from tinymoe.kernels.cpu.lookup import by_register, byte_table, features
 from tinymoe.kernels.cpu.tiles import NIBBLE_BYTE
 
-LIFT = 12  # makes x, -12 .. 12, a number without sign
+LIFT = 12  # makes w, -12 .. 12, a number without sign
 DOUBLED = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]  # 2 * E2M1, by code
 LIFTED = [value + LIFT for value in DOUBLED]
 _BYTE, _HALF, _INT = ir.IntType(8), ir.IntType(16), ir.IntType(32)

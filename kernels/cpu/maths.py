@@ -87,9 +87,3 @@ def silu(x):
 def exp_one(x):
     """e^x of one float32: the same bits as in a vector."""
     return lane0(exp(splat(x)))
-
-
-@part
-def sigmoid_one(x):
-    """Sigmoid of one float32: the same bits as in a vector."""
-    return lane0(sigmoid(splat(x)))

@@ -91,7 +91,6 @@ f64_of = _op(
 
 load = _op(F32, (_ADDRESS,), _loader(F32.llvm, 4), "16 float32 from an address.")
 load_i32 = _op(I32, (_ADDRESS,), _loader(I32.llvm, 4), "16 int32 from an address.")
-load_bytes = _op(U8, (_ADDRESS,), _loader(U8.llvm, 1), "32 bytes from an address.")
 store = _op(types.void, (_ADDRESS, F32), _storer(F32.llvm, 4), "16 float32 to an address.")
 
 
