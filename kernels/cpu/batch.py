@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -72,53 +72,55 @@ def share_tokens(batch, thread, threads):
 class Header:
     """The header of a step and, in the same array, the lists that it points to.
 
-    It is filled for every step, and a small model's step takes a tenth of a millisecond: asking
-    NumPy for a dozen small arrays would be a third of that. So it is put together as a plain list.
+    It is filled for every step, and a small model's step takes a tenth of a millisecond. So each
+    list has a place of its own, with room to grow: where it lies is written once, and a step writes
+    what is in it, in one NumPy statement each.
     """
 
     def __init__(self, batch: Batch, groups: int, page_size: int, own: Array, threads: int) -> None:
         """`groups` of layers with pages of their own; own: the threads' memory, in equal pieces."""
         self._groups, self._page_size, self._own = groups, page_size, own
         self._own_words = int(own.ctypes.data), own.nbytes // threads // 64 * 64
-        self._words = array("q")
-        self.address = 0  # what kernels are given as `batch`
+        self._room = [-1, -1, -1]  # none yet, not even for nothing
+        self._make_room(0, 0, 0)
         self.longest = 0  # the batch's last position, plus 1
         self.fill(batch)
 
     def fill(self, batch: Batch) -> int:
         """Describe this batch from now on; the address, which may be another than before."""
-        ids, positions, rows = (
-            each.tolist() for each in (batch.ids, batch.positions, batch.logit_rows)
+        tokens, rows, runs = len(batch.ids), len(batch.logit_rows), len(batch.runs)
+        self._make_room(
+            max(tokens, rows), runs, sum([len(each) for run in batch.runs for each in run.pages])
         )
-        run_of: list[int] = []
+        words, (ids, positions, logit_rows, run_of, tables, pages) = self._words, self._places
+        words[TOKENS], words[LOGITS], words[RUNS] = tokens, rows, runs
+        words[ids : ids + tokens] = batch.ids
+        words[positions : positions + tokens] = batch.positions
+        words[logit_rows : logit_rows + rows] = batch.logit_rows
         for number, run in enumerate(batch.runs):
-            run_of += [number] * (run.rows.stop - run.rows.start)
-        tables, pages = self._tables(batch)
-        lists = (ids, positions, rows, run_of, tables, pages)
-        self._make_room(WORDS + sum(map(len, lists)))
-        starts = [self.address + 8 * WORDS]
-        for each in lists:
-            starts.append(starts[-1] + 8 * len(each))
-        tables[:] = [starts[5] + 8 * first for first in tables]
-        words = [len(ids), starts[0], starts[1], len(rows), starts[2], *self._own_words,
-                 starts[3], len(batch.runs), starts[4], self._page_size]  # fmt: skip
-        for each in lists:
-            words += each
-        self._words[: len(words)] = array("q", words)
-        self.longest = max(positions, default=-1) + 1
-        return self.address
-
-    def _tables(self, batch: Batch) -> tuple[list[int], list[int]]:
-        """(groups * runs,) first place of each block table among all pages; these pages."""
-        tables: list[int] = []
-        pages: list[int] = []
+            words[run_of + run.rows.start : run_of + run.rows.stop] = number
         for group in range(self._groups):
             for run in batch.runs:
-                tables.append(len(pages))
-                pages += run.pages[group].tolist()
-        return tables, pages
+                words[tables] = self.address + 8 * pages
+                end = pages + len(run.pages[group])
+                words[pages:end] = run.pages[group]
+                tables, pages = tables + 1, end
+        self.longest = max(batch.positions.tolist(), default=-1) + 1
+        return self.address
 
-    def _make_room(self, words: int) -> None:
-        if words > len(self._words):
-            self._words = array("q", bytes(2 * 8 * words))
-            self.address = self._words.buffer_info()[0]
+    def _make_room(self, tokens: int, runs: int, pages: int) -> None:
+        """For so many of each, all pages together; where there is none, for twice as many."""
+        room = self._room
+        if tokens <= room[0] and runs <= room[1] and pages <= room[2]:
+            return
+        self._room = [2 * max(pair) for pair in zip(room, (tokens, runs, pages), strict=True)]
+        tokens, runs, pages = self._room
+        sizes = [WORDS, tokens, tokens, tokens, tokens, self._groups * runs, pages]
+        starts = list(accumulate(sizes))
+        self._words, self._places = aligned(starts[-1], np.int64), starts[:-1]
+        self.address = int(self._words.ctypes.data)  # what kernels are given as `batch`
+        listed = IDS, POSITIONS, LOGIT_ROWS, RUN_OF, TABLES
+        for number, start in zip(listed, starts, strict=False):
+            self._words[number] = self.address + 8 * start
+        self._words[PAGE_SIZE] = self._page_size
+        self._words[[OWN, OWN_BYTES]] = self._own_words
