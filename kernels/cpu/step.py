@@ -24,7 +24,7 @@ from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.plan import Plan
 from tinymoe.kernels.cpu.program import Code, Program
 from tinymoe.kernels.cpu.team import Team
-from tinymoe.kernels.cpu.threads import announce, follow, lead
+from tinymoe.kernels.cpu.threads import follow, lead
 from tinymoe.kernels.cpu.weights import Weights
 from tinymoe.model.transformer import no_tap
 
@@ -109,7 +109,7 @@ class Step:
         """What a step of this model needs, found by planning one."""
         cache = PagedCache.for_model(config, numerics, 1)
         plan = self._plan(config, numerics, cache, 1, traced=False)
-        called = [*plan.program.kernels, *plan.greedy.kernels, announce, lead, follow]
+        called = [*plan.program.kernels, *plan.greedy.kernels, lead, follow]
         return list(dict.fromkeys(called))
 
     def _run(self, program: Program, batch: int) -> None:

@@ -11,14 +11,7 @@ import numpy as np
 from tinymoe.core import Array, TinymoeError
 from tinymoe.kernels.cpu.cores import physical_cores as physical_cores
 from tinymoe.kernels.cpu.program import Code
-from tinymoe.kernels.cpu.threads import (
-    LINE,
-    OWN,
-    STEPS,
-    announce,
-    follow,
-    lead,
-)
+from tinymoe.kernels.cpu.threads import LINE, OWN, STEPS, follow, lead
 
 
 class _Shared:
@@ -32,6 +25,7 @@ class _Shared:
         self.address = self.words.ctypes.data
         self.woken = threading.Condition()
         self.sleepers = 0
+        self.coming = False  # a step is, or is under way: nobody goes to sleep
         self.ended = False
 
     def end(self) -> None:
@@ -57,11 +51,14 @@ class Team:
         if self._pid != os.getpid():  # the first step, or a forked process: threads stay behind
             self._start()
         shared = self._shared
-        announce(shared.address, code.address, code.length, batch)
-        if shared.sleepers:  # who is not asleep yet looks before it sleeps
-            with shared.woken:
-                shared.woken.notify_all()
-        lead(shared.address, self.threads)
+        shared.coming = True
+        try:
+            if shared.sleepers:  # who is not asleep yet looks before it sleeps
+                with shared.woken:
+                    shared.woken.notify_all()
+            lead(shared.address, code.address, code.length, batch, self.threads)
+        finally:
+            shared.coming = False
 
     @property
     def sleepers(self) -> int:
@@ -86,7 +83,7 @@ def _help(shared: _Shared, number: int, threads: int) -> None:
     while not shared.ended:
         follow(shared.address, number, threads)
         with shared.woken:
-            shared.sleepers += 1  # first said, then looked: a step begun meanwhile is not missed
-            while words[STEPS] == words[seen] and not shared.ended:
+            shared.sleepers += 1  # first said, then looked: a step that comes is not missed
+            while words[STEPS] == words[seen] and not (shared.coming or shared.ended):
                 shared.woken.wait()
             shared.sleepers -= 1

@@ -81,17 +81,12 @@ def run_program(shared, thread, threads):
 
 
 @helper
-def announce(shared, program, length, batch):
-    """Say that there is a step, and which; who sees that sees all that was written before."""
+def lead(shared, program, length, batch, threads):
+    """The caller's part of a step: say which it is, then go through it to its end."""
     put_i64(shared + 8 * PROGRAM, program)
     put_i64(shared + 8 * LENGTH, length)
     put_i64(shared + 8 * BATCH, batch)
-    atomic_add(shared + 8 * STEPS, 1)
-
-
-@helper
-def lead(shared, threads):
-    """The caller's part of a step, to its end."""
+    atomic_add(shared + 8 * STEPS, 1)  # who sees that sees all that was written before
     run_program(shared, 0, threads)
 
 

@@ -7,6 +7,8 @@ them takes: what still has the bits of one thread alone has its barriers.
 
 from __future__ import annotations
 
+import threading
+import time
 import warnings
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,8 @@ from tinymoe.kernels.cpu.batch import ALONE
 from tinymoe.kernels.cpu.kernel import ALWAYS, NEVER, Kernel, arguments, kernel
 from tinymoe.kernels.cpu.program import Code, Program
 from tinymoe.kernels.cpu.step import Step
-from tinymoe.kernels.cpu.threads import atomic_read
+from tinymoe.kernels.cpu.team import Team
+from tinymoe.kernels.cpu.threads import atomic_read, lead
 
 pytestmark = pytest.mark.kernels
 ROOT = Path(__file__).parents[1] / "vectors" / "parity"
@@ -84,6 +87,32 @@ def test_threads_that_dawdle_change_no_bit(case, numerics, threads, monkeypatch)
         for length, bits in zip(lengths, want, strict=True):
             assert together(IDS[:length]).tobytes() == bits, f"{length} tokens"
     assert ran
+
+
+def test_a_step_that_comes_as_helpers_fall_asleep_is_not_missed(monkeypatch):
+    # the caller sees nobody asleep and begins; who then goes to sleep is waited for for ever.
+    # That moment is short: here it lasts longer than helpers look for work
+    program, header = Program(), np.ones(16, np.int64)
+    program.add(dawdle, seed=1)
+    team, late = Team(3), 0
+
+    def lead_late(*numbers: int) -> None:
+        nonlocal late
+        late += 1
+        time.sleep(0.02)
+        lead(*numbers)
+
+    def steps() -> None:
+        for pause in (0, 0, 0.02, 0, 0.02):  # with helpers awake, and asleep
+            time.sleep(pause)
+            team.run(program.code, int(header.ctypes.data))
+
+    monkeypatch.setattr("tinymoe.kernels.cpu.team.lead", lead_late)
+    caller = threading.Thread(target=steps, daemon=True)
+    caller.start()
+    caller.join(60)
+    assert not caller.is_alive(), "a helper sleeps"
+    assert late == 5
 
 
 def made(by_token: int) -> Kernel:
