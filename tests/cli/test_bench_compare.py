@@ -99,6 +99,7 @@ def test_a_sweep_prints_its_formula_and_draws_its_picture(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "a decode step in fp32, by top-k" in done.stdout
     assert "predicted = max(bytes / bandwidth, operations / peak)" in done.stdout
+    assert "in its round" in done.stdout
     assert done.stdout.isascii()
     assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -238,6 +238,28 @@ def test_points_are_predicted_by_one_line() -> None:
     assert points[1]["bytes_per_step"] > points[0]["bytes_per_step"]
 
 
+def test_a_round_is_held_to_the_limits_right_beside_it() -> None:
+    # on a machine whose speed halves for a minute, a step of that minute is no worse code
+    bandwidths = [4e6, 4e6, 1e6, 1e6, 2e6]
+    left = iter(bandwidths)
+
+    class Slowing(Probe):
+        def bandwidth(self, clock: Any) -> float:
+            return next(left)
+
+    asked = sweep_of("batch", values=(2,), rounds=4)
+    report = run_sweep(asked, clock=Ticks(), probe=lambda threads: Slowing(peak=1e12))
+    (point,) = report["points"]
+    assert point["read_bytes_per_s_beside"] == bandwidths  # before, between and after the rounds
+    step, read = 1.0, point["bytes_per_step"]  # Ticks: a second
+    better = [4e6, 4e6, 1e6, 2e6]  # of the two beside each
+    rounds = point["times_by_round"]
+    assert rounds["samples"] == [step / (read / bandwidth) for bandwidth in better]
+    assert (rounds["min"], rounds["max"]) == (1e6 / read, 4e6 / read)
+    assert rounds["median"] == 3e6 / read
+    assert point["times_predicted"] == pytest.approx(4e6 / read, rel=1e-15)  # of the best
+
+
 def test_usual_points_end_where_the_model_or_the_machine_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -139,8 +139,8 @@ def sweep_tables(found: dict[str, Any]) -> list[tuple[str, Rows]]:
     kind = found["settings"]["sweep"]
     for form in found["settings"]["formats"]:
         rows = [
-            [kind, "ms / step", "predicted ms", "times predicted", "tokens/s", "bytes / step",
-             "bound by", "experts / layer"]
+            [kind, "ms / step", "predicted ms", "times predicted", "in its round", "tokens/s",
+             "bytes / step", "bound by", "experts / layer"]
         ]  # fmt: skip
         for point in found["points"]:
             if point["format"] == form:
@@ -150,6 +150,7 @@ def sweep_tables(found: dict[str, Any]) -> list[tuple[str, Rows]]:
                         span(point["step_s"], 1000),
                         short(1000 * point["predicted_step_s"]),
                         short(point["times_predicted"]),
+                        span(point["times_by_round"]),
                         short(point["tokens_per_s"]),
                         size_of(point["bytes_per_step"]),
                         point["bound"],
@@ -171,7 +172,9 @@ def sweep_notes(found: dict[str, Any], width: int) -> str:
         _wrapped(text, width)
         for text in (
             f"{found['formula']}.",
-            "bandwidth and peak: the best measured beside any point, on as many threads.",
+            "bandwidth and peak: the best measured beside any point, on as many threads; in its "
+            "round: of each round by the better of what was measured right before and after it, "
+            "median and range. A machine that others use does not always give its best.",
             f"not varied: {fixed}. The cache is filled with random numbers, tokens are random.",
         )
     )
