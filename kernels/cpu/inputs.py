@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinymoe.core import Array, TinymoeError
+from tinymoe.core import Array, Numerics, TinymoeError
 from tinymoe.formats.e2m1 import RULES
 from tinymoe.formats.inputs import InputFormat
 from tinymoe.kernels.cpu import fixed_rows
@@ -91,6 +91,11 @@ def with_inputs(packed: Packed, formats: tuple[InputFormat, ...]) -> Packed:
     return replace(packed, row_scales=np.ascontiguousarray(alphas), inputs=Inputs(divisors))
 
 
+def in_fixed_point(form: str, numerics: Numerics) -> bool:
+    """Products of inputs that are not quantised, and weights in this format, are whole numbers."""
+    return numerics.storage == "bfloat16" and form in FOUR_BITS
+
+
 def given(
     plan: Plan,
     x: Array,
@@ -111,7 +116,7 @@ def given(
     if weight.inputs is not None:
         x = _quantised_rows(plan, x, weight, per_token * shared, shared, ids)
         multiply_it = multiply_codes(weight.form.name)
-    elif plan.rounding and weight.form.name in FOUR_BITS:
+    elif in_fixed_point(weight.form.name, plan.numerics):
         x = _fixed_rows(plan, x, weight, count, rows, per_token)
         multiply_it = multiply_fixed(weight.form.name)
     else:

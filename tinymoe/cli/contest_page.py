@@ -32,12 +32,14 @@ def heading(found: dict[str, Any]) -> list[tuple[str, str]]:
             versions = ", ".join(f"{name} {v}" for name, v in one["versions"].items())
             text.append(("peer", f"{one['name']}: {versions}"))
     if "limits" in found:
-        read, peak = found["limits"]["read_bytes_per_s"], found["limits"]["flops_per_s"]
+        limits = found["limits"]
+        read, peak = limits["read_bytes_per_s"], limits["flops_per_s"]
         text.append(
             (
                 "limits",
                 f"measured in this run on {settings['threads']} threads: read "
-                f"{span(read, 1e-9)} GB/s, float32 multiply-adds {span(peak, 1e-9)} GFLOP/s",
+                f"{span(read, 1e-9)} GB/s, float32 multiply-adds {span(peak, 1e-9)} GFLOP/s, those "
+                f"of 16-bit whole numbers {span(limits['whole_ops_per_s'], 1e-9)} G a second",
             )
         )
     return [*text, ("date", found["date"])]
@@ -126,9 +128,10 @@ def notes(found: dict[str, Any], width: int) -> str:
         "engine's own format, of the experts those that the step meets (counted in ours), keys and "
         "values as our cache holds them. of limit: the rate over the one at which reading these "
         "bytes at the best measured bandwidth, or the operations at the best measured peak, would "
-        "take all the time, whichever is slower. Weights that stay in the last-level cache can "
-        "pass 1, and so can products of 8-bit integers or of BF16 pairs, which do more than a "
-        "float32 multiply-add at a time."
+        "take all the time, whichever is slower. The peak is of float32; where ours multiplies "
+        "four-bit weights in fixed point, of 16-bit whole numbers. Weights that stay in the "
+        "last-level cache can pass 1, and so can a peer's products of 8-bit integers or of BF16 "
+        "pairs, which do more than a float32 multiply-add at a time."
     )
     return "\n".join(_wrapped(text, width) for text in said)
 

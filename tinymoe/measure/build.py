@@ -17,6 +17,7 @@ from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import ModelConfig, Numerics, TinymoeError
 from tinymoe.families import read_config
 from tinymoe.kernels import ops
+from tinymoe.kernels.cpu.inputs import in_fixed_point
 from tinymoe.measure.by_op import by_op
 from tinymoe.measure.compiled import compiled
 from tinymoe.measure.counts import Counts
@@ -94,6 +95,7 @@ class Built(NamedTuple):
     threads: int
     # seconds by op of one call, where the backend can say: (call) -> {op: seconds}
     by_op: Callable[[Callable[[Subject], Any]], dict[str, float]] | None = None
+    whole: bool = False  # multiplies whole numbers rather than float32
 
 
 def build(
@@ -108,7 +110,8 @@ def build(
     counts, count = Counts.of(subject.params), threads or default_threads(backend)
     if backend == "numba":  # lays out the weights of a whole model for itself, in the format
         made, by_kernel = compiled(subject, counts, form, count)
-        return Built(made, counts, form, backend, count, by_kernel)
+        whole = in_fixed_point(form, subject.numerics)
+        return Built(made, counts, form, backend, count, by_kernel, whole)
     if backend == "numpy":
         check_blas_threads(count)
     # op by op: float32 is held whatever the format; the numbers are the format's, not the bytes

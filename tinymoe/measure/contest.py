@@ -60,6 +60,7 @@ class Ours:
         self.works = [Work(built.subject, line, seed) for line in lines]
         self.name = f"tinymoe {built.backend} {built.form}"
         self.form, self.counts = built.form, OURS
+        self.whole = built.whole  # its products are of whole numbers
         self.versions = {"tinymoe": __version__}
 
     def rates(self, lines: Sequence[Line]) -> list[float | None]:
@@ -92,6 +93,10 @@ class LimitProbe(Protocol):
 
     def peak(self, clock: Clock) -> float:
         """Operations a second."""
+        ...
+
+    def peak_whole(self, clock: Clock) -> float:
+        """Of whole numbers."""
         ...
 
     def peak_alone(self, clock: Clock) -> float:
@@ -127,7 +132,7 @@ def compare(
     finally:
         for peer in peers:
             peer.close()
-    best = (max(limit["read_bytes_per_s"]), max(limit["flops_per_s"]))
+    roof = {one.name: _roof(one, limit) for one in (*ours, *peers)}
     sizes = ours[0].built.counts
     work = [
         work_of(sizes, config, line, met[place], ours[0].works[place].cache.itemsize)
@@ -143,7 +148,8 @@ def compare(
         "limits": {name: summary(found) for name, found in limit.items()},
         "lines": [line.name for line in plan.lines],
         "contestants": [
-            contestant(one, plan.lines, samples[one.name], work, best) for one in (*ours, *peers)
+            contestant(one, plan.lines, samples[one.name], work, roof[one.name])
+            for one in (*ours, *peers)
         ],
         "ratios": ratios(plan.lines, [one.name for one in ours], [p.name for p in peers], samples),
         "time_by_op": by_op,
@@ -172,6 +178,7 @@ def _rounds(
     probes = {
         "read_bytes_per_s": limits.bandwidth,
         "flops_per_s": limits.peak,
+        "whole_ops_per_s": limits.peak_whole,
         "flops_per_s_of_one_thread": limits.peak_alone,
     }
     limit: dict[str, list[float]] = {name: [] for name in probes}
@@ -193,6 +200,12 @@ def _rounds(
             if timed:
                 limit[name].append(measured)
     return samples, limit
+
+
+def _roof(one: Any, limit: dict[str, list[float]]) -> tuple[float, float]:
+    """The best bandwidth, and the best peak of the arithmetic that the contestant multiplies in."""
+    whole = getattr(one, "whole", False)
+    return max(limit["read_bytes_per_s"]), max(limit["whole_ops_per_s" if whole else "flops_per_s"])
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def contestant(
             }
         )
     found = {"name": one.name, "format": one.form, "counts": one.counts, "lines": rows}
+    found["whole_numbers"] = getattr(one, "whole", False)  # whose peak is its limit
     return {**found, "versions": one.versions, "experts": getattr(one, "best", None)}
 
 

@@ -1,9 +1,10 @@
-"""The two limits of this machine, measured beside what runs under them: reading and computing.
+"""The limits of this machine, measured beside what runs under them: reading and computing.
 
-Both are compiled loops on the threads of the run. Reading: four forward streams, prefetched, each
+All are compiled loops on the threads of the run. Reading: four forward streams, prefetched, each
 thread its own share of an array far beyond the caches. Computing: chains of float32 fused
 multiply-adds that need no memory, enough of them to hide the latency of one; how many that takes
-depends on the CPU, so two numbers of chains are tried, and the better one counts.
+depends on the CPU, so two numbers of chains are tried, and the better one counts. The same with
+whole numbers, which is how four-bit weights are multiplied: `whole_peak.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tinymoe.core import TinymoeError
 from tinymoe.kernels.cpu.kernel import Kernel, helper
 from tinymoe.kernels.cpu.simd import LANES, fma, load, prefetch, splat, store
 from tinymoe.measure.machine import Clock, free_memory, probe_bytes
+from tinymoe.measure.whole_peak import WHOLE_CHAINS
 
 STREAMS, LINE = 4, 64
 ROUNDS = 6_000_000  # of the multiply-adds: 10 ms, beside which waking a thread is nothing
@@ -65,7 +67,7 @@ def ten_chains(rounds: Any, sink: Any) -> None:
     store(sink, (a + b) + (c + d) + (e + f) + (g + h) + (i + j))
 
 
-CHAINS = {five_chains: 5, ten_chains: 10}
+CHAINS = {five_chains: 2 * 5, ten_chains: 2 * 10}  # operations of each lane in a round
 
 
 class Limits:
@@ -86,7 +88,7 @@ class Limits:
         self._array = np.ones(self._share * threads // 4 + LINE, np.float32)
         self._sinks = np.zeros((threads, OWN // 4), np.float32)
         self._pool = ThreadPoolExecutor(threads)
-        for kernel in (read_streams, *CHAINS):
+        for kernel in (read_streams, *CHAINS, *WHOLE_CHAINS):
             kernel.address  # noqa: B018  compiled now, not inside the first measurement
 
     @property
@@ -106,21 +108,24 @@ class Limits:
 
     def peak(self, clock: Clock) -> float:
         """Float32 operations a second of all threads, a multiply-add being two; the better loop."""
-        return self._peak(self.threads, clock)
+        return self._peak(CHAINS, self.threads, clock)
+
+    def peak_whole(self, clock: Clock) -> float:
+        """The same of whole numbers: 16-bit products, added by pairs, and the sums of these."""
+        return self._peak(WHOLE_CHAINS, self.threads, clock)
 
     def peak_alone(self, clock: Clock) -> float:
         """The same of one thread: n that share a core, or a quota, do no more than it does."""
-        return self._peak(1, clock)
+        return self._peak(CHAINS, 1, clock)
 
-    def _peak(self, threads: int, clock: Clock) -> float:
-        return max(
-            self._chained(kernel, chains, threads, clock) for kernel, chains in CHAINS.items()
-        )
+    def _peak(self, loops: dict[Kernel, int], threads: int, clock: Clock) -> float:
+        return max(self._chained(loop, count, threads, clock) for loop, count in loops.items())
 
-    def _chained(self, kernel: Kernel, chains: int, threads: int, clock: Clock) -> float:
+    def _chained(self, kernel: Kernel, operations: int, threads: int, clock: Clock) -> float:
+        """Operations a second of a loop that does so many a round, of each lane."""
         begin = clock()
         self._all(lambda i: kernel(ROUNDS, self._sink(i)), threads)
-        return threads * ROUNDS * chains * 2 * LANES / (clock() - begin)
+        return threads * ROUNDS * operations * LANES / (clock() - begin)
 
     def _sink(self, thread: int) -> int:
         return int(self._sinks[thread].ctypes.data)

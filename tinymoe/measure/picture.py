@@ -13,6 +13,7 @@ from tinymoe.measure.sweep import by_format
 
 ENDINGS = (".png", ".svg", ".pdf")
 MARKERS = "osD^vP*X"
+PEAKS = {"flops_per_s": "float32 operations", "whole_ops_per_s": "16-bit whole-number operations"}
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f")
 
 
@@ -54,7 +55,10 @@ def _roofline(report: dict[str, Any]) -> Any:
 
     figure, axes = _pyplot().subplots(figsize=(9, 6), layout="constrained")
     bandwidth = report["limits"]["read_bytes_per_s"]["max"]
-    peak = report["limits"]["flops_per_s"]["max"]
+    limits, peaks = report["limits"], ["flops_per_s"]
+    if any(one["whole_numbers"] for one in report["contestants"]):
+        peaks.append("whole_ops_per_s")
+    peak = max(limits[name]["max"] for name in peaks)
     spots = [
         (row["flops_per_token"] / row["bytes_per_token"], row["flops_per_s"], one["name"], place)
         for one in report["contestants"]
@@ -66,7 +70,8 @@ def _roofline(report: dict[str, Any]) -> Any:
         max(peak / bandwidth, *(s[0] for s in spots)) * 3,
     )
     x = np.geomspace(lowest, highest, 200)
-    axes.plot(x, np.minimum(peak, x * bandwidth) / 1e9, color="black", linewidth=1.5)
+    for name in peaks:
+        _roof(axes, x, bandwidth, limits[name]["max"], PEAKS[name])
     axes.annotate(
         f"{bandwidth / 1e9:.0f} GB/s ",
         (lowest * 2, lowest * 2 * bandwidth / 1e9),
@@ -74,10 +79,6 @@ def _roofline(report: dict[str, Any]) -> Any:
         textcoords="offset points",
         ha="right",
     )
-    axes.annotate(
-        f"{peak / 1e9:.0f} GFLOP/s", (highest, peak / 1e9),
-        xytext=(-4, 6), textcoords="offset points", ha="right",
-    )  # fmt: skip
     names = [one["name"] for one in report["contestants"]]
     for intensity, rate, name, place in spots:
         colour = COLOURS[names.index(name) % len(COLOURS)]
@@ -87,11 +88,22 @@ def _roofline(report: dict[str, Any]) -> Any:
     axes.legend(handles=handles, fontsize=8, loc="lower right")
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("operations per byte that must be read")
-    axes.set_ylabel("GFLOP/s")
+    axes.set_ylabel("G operations a second")
     settings, cpu = report["settings"], report["machine"]["cpu"]
     axes.set_title(f"{settings['model']}, {settings['threads']} threads, {cpu}")
     axes.grid(which="both", alpha=0.2)
     return figure
+
+
+def _roof(axes: Any, x: Any, bandwidth: float, peak: float, what: str) -> None:
+    """Reading up to here, computing from here on."""
+    import numpy as np
+
+    axes.plot(x, np.minimum(peak, x * bandwidth) / 1e9, color="black", linewidth=1.5)
+    axes.annotate(
+        f"{peak / 1e9:.0f} G {what} a second", (x[-1], peak / 1e9),
+        xytext=(-4, 6), textcoords="offset points", ha="right",
+    )  # fmt: skip
 
 
 def _handle(marker: str, colour: str, label: str) -> Any:
