@@ -99,7 +99,7 @@ class CompiledStep:
 
     @contextmanager
     def profiled(self) -> Iterator[dict[str, float]]:
-        """While it lasts, seconds by kernel, each instruction run for itself (some slower)."""
+        """While it lasts, seconds by kernel, waiting for the slowest thread included."""
         assert self._step is not None
         self._step.spent = {}
         try:

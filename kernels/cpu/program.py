@@ -58,6 +58,11 @@ class Program:
         return other
 
     @property
+    def instructions(self) -> list[tuple[Kernel, dict[str, Any]]]:
+        """Each kernel and its arguments by name."""
+        return list(self._added)
+
+    @property
     def kernels(self) -> list[Kernel]:
         """All that it calls, and those that they call, each once, in order."""
         called = (

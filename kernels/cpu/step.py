@@ -22,7 +22,8 @@ from tinymoe.core import (
 from tinymoe.kernels.cpu.batch import Header, aligned
 from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.plan import Plan
-from tinymoe.kernels.cpu.program import Code, Program
+from tinymoe.kernels.cpu.program import Program
+from tinymoe.kernels.cpu.stamps import Stamped
 from tinymoe.kernels.cpu.team import Team
 from tinymoe.kernels.cpu.threads import follow, lead
 from tinymoe.kernels.cpu.weights import Weights
@@ -63,6 +64,7 @@ class Step:
         self._latest: dict[bool, Callable[[], Plan | None]] = dict.fromkeys(
             (False, True), lambda: None
         )  # traced or not: the plan that was run last
+        self._stamped: weakref.WeakKeyDictionary[Program, Stamped] = weakref.WeakKeyDictionary()
         self._plans: weakref.WeakKeyDictionary[Any, dict[Any, Plan]] = weakref.WeakKeyDictionary()
 
     def __call__(
@@ -113,15 +115,19 @@ class Step:
         return list(dict.fromkeys(called))
 
     def _run(self, program: Program, batch: int) -> None:
-        """The whole program; while it is being profiled, one instruction after another."""
-        code = program.code
+        """The whole program; while it is being profiled, with a stamp after each instruction."""
         if self.spent is None:
-            self.team.run(code, batch)
+            self.team.run(program.code, batch)
             return
-        for number, name in enumerate(program.names):
-            begin = time.perf_counter()
-            self.team.run(Code.of(code.words[number : number + 1]), batch)
-            self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begin
+        stamped = self._stamped.get(program)
+        if stamped is None:
+            stamped = self._stamped[program] = Stamped(program)
+        code = stamped.program.code  # compiled before the clock starts
+        begin = time.perf_counter()
+        self.team.run(code, batch)
+        total = time.perf_counter() - begin
+        for name, share in stamped.shares():
+            self.spent[name] = self.spent.get(name, 0.0) + share * total
 
     def _plan(
         self,

@@ -12,52 +12,16 @@ import pytest
 from tinymoe.core import TinymoeError
 from tinymoe.measure import contest, picture, sweep
 from tinymoe.measure.build import Source
-from tinymoe.measure.contest import Plan, compare
+from tinymoe.measure.contest import compare
 from tinymoe.measure.contest_report import ratios
-from tinymoe.measure.limits import CHAINS, ROUNDS, Limits
 from tinymoe.measure.peers import Asked
-from tinymoe.measure.shapes import SHAPES, shape
-from tinymoe.measure.steps import Line, lines_of
+from tinymoe.measure.shapes import SHAPES
+from tinymoe.measure.steps import Line
 from tinymoe.measure.sweep import Sweep, run_sweep, setting
-from tinymoe.measure.whole_peak import WHOLE_CHAINS
+
+from .tiny_contest import LINES, TINY, Probe, Ticks, plan_of
 
 pytestmark = pytest.mark.definition
-
-TINY = shape(
-    hidden=64, layers=2, heads=2, kv_heads=1, experts=6, top_k=2,
-    moe_intermediate=64, vocab=64, tied=False, positions=128, head_dim=32,
-)  # fmt: skip
-LINES = tuple(lines_of(8, 8, 2, (1, 4)))
-
-
-class Ticks:
-    """A clock that is one second later each time somebody looks."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 1.0
-        return self.now
-
-
-class Probe:
-    """Limits that are known."""
-
-    def __init__(self, bandwidth: float = 1e6, peak: float = 1e7) -> None:
-        self.read, self.computed = bandwidth, peak
-
-    def bandwidth(self, clock: Any) -> float:
-        return self.read
-
-    def peak(self, clock: Any) -> float:
-        return self.computed
-
-    def peak_whole(self, clock: Any) -> float:
-        return self.computed * 2
-
-    def peak_alone(self, clock: Any) -> float:
-        return self.computed / 2
 
 
 class Peer:
@@ -83,16 +47,6 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-
-
-def plan_of(**changes: Any) -> Plan:
-    from tinymoe.measure.build import blas_threads
-
-    plan = Plan(
-        source=Source(shape="tiny"), forms=("fp32",), lines=LINES, rounds=2,
-        threads=blas_threads(),
-    )  # fmt: skip
-    return replace(plan, **changes)
 
 
 def with_peers(monkeypatch: pytest.MonkeyPatch, *peers: Peer) -> tuple[Asked, ...]:
@@ -170,45 +124,6 @@ def test_two_contestants_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch
 def test_no_rounds_is_refused() -> None:
     with pytest.raises(TinymoeError, match="at least 1"):
         compare(plan_of(rounds=0))
-
-
-# ------------------------------------------------------------------------------- limits
-
-
-def test_the_probes_do_the_work_that_they_count() -> None:
-    limits = Limits(2, size=2**16)
-    try:
-        assert limits.array_bytes == 2**16
-        assert limits.bandwidth(Ticks()) == 2**16  # the clock says one second
-        # of ones, as unwritten zeros are one page, from cache: their sum is how many were read
-        assert limits._sinks[:, :16].sum() == 2**16 / 4
-        most = max(CHAINS.values())  # operations; a multiply-add of a chain is two
-        assert limits.peak(Ticks()) == 2 * ROUNDS * most * 16
-        assert limits.peak_alone(Ticks()) == ROUNDS * most * 16
-        # x -> x / 2 + 1 / 2 from any x ends at 1, in each chain
-        assert (limits._sinks[:, :16] == most / 2).all()
-        assert limits.peak_whole(Ticks()) == 2 * ROUNDS * max(WHOLE_CHAINS.values()) * 16
-    finally:
-        limits.close()
-
-
-@pytest.mark.parametrize(
-    ("form", "numerics", "whole"),
-    [("nvfp4", "bf16", True), ("mxfp4", "bf16", True), ("nvfp4", "fp32", False),
-     ("bf16", "bf16", False)],
-)  # fmt: skip
-def test_products_in_fixed_point_have_the_roof_of_whole_numbers(
-    monkeypatch: pytest.MonkeyPatch, form: str, numerics: str, whole: bool
-) -> None:
-    # beside float32's peak the medium model's prompt was "96 % of the limit", with room above
-    monkeypatch.setattr("tinymoe.measure.build.compiled", lambda subject, *given: (subject, None))
-    probe = Probe(bandwidth=1e15)  # so that computing is the limit
-    plan = plan_of(forms=(form,), backend="numba", numerics=numerics, threads=1)
-    (ours,) = compare(plan, clock=Ticks(), probe=probe)["contestants"]
-    assert ours["whole_numbers"] == whole
-    row = ours["lines"][0]
-    peak = probe.computed * (2 if whole else 1)
-    assert row["limit_tokens_per_s"] == pytest.approx(peak / row["flops_per_token"], rel=1e-12)
 
 
 # ------------------------------------------------------------------------------- sweeps
