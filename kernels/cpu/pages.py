@@ -32,7 +32,7 @@ from tinymoe.kernels.cpu.batch import (
     share_tokens,
     word,
 )
-from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, inlined, kernel
+from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, inlined, kernel, part
 from tinymoe.kernels.cpu.lazily import operation, types
 from tinymoe.kernels.cpu.rows import piece
 from tinymoe.kernels.cpu.simd import F32, f32_at, i64_at, lanes_of, put_f32, store
@@ -123,42 +123,58 @@ def slot_of(batch, group, t):
     return i64_at(table + 8 * (position // size)) * size + position % size
 
 
-@kernel("x x_stride x_head heads width pages group item", by_token=ALWAYS)
+@part
+def put_key(x, width, pages, item, heads, head, slot):
+    """A key, `width` float32, to its head's place of a slot.
+
+    item: bytes of a number in the pages, 4 or 2; 2 cuts off what a BF16 number does not have.
+    """
+    tile, lane = pages + item * TILE * width * (slot // TILE * heads + head), slot % TILE
+    if item == 4:
+        for d in range(width):
+            put_f32(tile + 4 * (TILE * d + lane), f32_at(x + 4 * d))
+    else:
+        half = 2 * lane if lane < 8 else 2 * lane - 15
+        for d in range(width):
+            put_bf16(tile + 2 * (TILE * d + half), f32_at(x + 4 * d))
+
+
+@part
+def put_value(x, width, pages, item, heads, head, slot):
+    """A value, as `put_key`."""
+    parts, row = (width + TILE - 1) // TILE, item * TILE
+    to = pages + row * TILE * parts * (slot // TILE * heads + head) + row * (slot % TILE)
+    for number in range(parts):
+        v = piece(x + 64 * number, width - TILE * number)
+        if item == 4:
+            store(to + row * TILE * number, v)
+        else:
+            put_row(to + row * TILE * number, v)
+
+
+WRITE = "x x_stride x_head heads width pages group item"
+
+
+@kernel(WRITE, by_token=ALWAYS)
 def write_keys(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """Each token's keys to its slot in the pages of a cache group.
 
-    x: `heads` pieces of `width` numbers in each token's row, strides in numbers. item: bytes of a
-    number in the pages, 4 or 2; 2 cuts off what a BF16 number does not have.
+    x: `heads` pieces of `width` numbers in each token's row, strides in numbers. See `put_key`.
     """
     x, x_stride, x_head, heads, width, pages, group, item = arguments(args, 8)
     first, last = share_tokens(batch, thread, threads)
     for number in range(first * heads, last * heads):
         t, head = number // heads, number % heads
-        at, slot = x + 4 * (t * x_stride + head * x_head), slot_of(batch, group, t)
-        tile = pages + item * TILE * width * (slot // TILE * heads + head)
-        lane = slot % TILE
-        if item == 4:
-            for d in range(width):
-                put_f32(tile + 4 * (TILE * d + lane), f32_at(at + 4 * d))
-        else:
-            half = 2 * lane if lane < 8 else 2 * lane - 15
-            for d in range(width):
-                put_bf16(tile + 2 * (TILE * d + half), f32_at(at + 4 * d))
+        at = x + 4 * (t * x_stride + head * x_head)
+        put_key(at, width, pages, item, heads, head, slot_of(batch, group, t))
 
 
-@kernel("x x_stride x_head heads width pages group item", by_token=ALWAYS)
+@kernel(WRITE, by_token=ALWAYS)
 def write_values(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     """Each token's values to its slot: as `write_keys`."""
     x, x_stride, x_head, heads, width, pages, group, item = arguments(args, 8)
-    parts, row = (width + TILE - 1) // TILE, item * TILE
     first, last = share_tokens(batch, thread, threads)
     for number in range(first * heads, last * heads):
         t, head = number // heads, number % heads
-        at, slot = x + 4 * (t * x_stride + head * x_head), slot_of(batch, group, t)
-        to = pages + row * TILE * parts * (slot // TILE * heads + head) + row * (slot % TILE)
-        for part in range(parts):
-            v = piece(at + 64 * part, width - TILE * part)
-            if item == 4:
-                store(to + row * TILE * part, v)
-            else:
-                put_row(to + row * TILE * part, v)
+        at = x + 4 * (t * x_stride + head * x_head)
+        put_value(at, width, pages, item, heads, head, slot_of(batch, group, t))

@@ -9,11 +9,9 @@ import numpy as np
 from tinymoe.core import Array, AttentionCard, ModelConfig, Numerics, RopeCard
 from tinymoe.kernels.cpu import attention as looking
 from tinymoe.kernels.cpu.blocks import row_bytes
-from tinymoe.kernels.cpu.heads import clip
+from tinymoe.kernels.cpu.heads import prepare
 from tinymoe.kernels.cpu.kernel import Kernel
 from tinymoe.kernels.cpu.norm import rmsnorm
-from tinymoe.kernels.cpu.pages import write_keys, write_values
-from tinymoe.kernels.cpu.rope import rope
 from tinymoe.kernels.cpu.weights import Attention
 from tinymoe.model.rope import rope_tables
 
@@ -59,16 +57,13 @@ def plan_attention(plan: Plan, x: Array, params: Attention, layer: int) -> Array
     plan.tap(f"{name}.attn.norm", normed, width)
     qkv = plan.buffers.rows(f"{name}/qkv", (config.heads + 2 * config.kv_heads) * dim)
     plan.product(normed, params.qkv, qkv, bias=params.qkv_bias)
-    _prepare(plan, qkv, params, card)
+    keys, values = plan.pages(layer)
+    _prepare(plan, qkv, params, card, layer, keys, values)
     at = 0
     for letter, count in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
         part = qkv[:, at : at + count * dim]
         plan.tap(f"{name}.attn.{letter}", part, count * dim, (count, dim))
         at += count * dim
-    keys, values = plan.pages(layer)
-    put_in_pages(plan, write_keys, qkv[:, heads * dim :], kv_heads, dim, keys, layer)
-    new_values = qkv[:, (heads + kv_heads) * dim :]
-    put_in_pages(plan, write_values, new_values, kv_heads, dim, values, layer)
     at_pages = Looking(heads, kv_heads, dim, dim, keys, values)
     mix = look_back(plan, qkv, at_pages, card, layer, params.sinks)
     plan.tap(f"{name}.attn.mix", mix, config.heads * dim)
@@ -80,62 +75,66 @@ def plan_attention(plan: Plan, x: Array, params: Attention, layer: int) -> Array
     return out
 
 
-def _prepare(plan: Plan, qkv: Array, params: Attention, card: AttentionCard) -> None:
-    """Norm of queries and keys, clip and rope, in place, in the order that the card says."""
-    config = plan.config
-    dim, turning = config.head_dim, config.heads + config.kv_heads
-    if not card.qk_norm_after_rope:
-        _norm_heads(plan, qkv, params, card)
-    if card.clip is not None:
-        every = (turning + config.kv_heads) * dim
-        plan.program.add(clip, x=qkv, x_stride=qkv.shape[1], width=every, limit=float(card.clip))
-    if card.rope is not None:
-        plan.program.add(
-            rope,
-            x=qkv,
-            x_stride=qkv.shape[1],
-            x_head=dim,
-            out=qkv,
-            out_stride=qkv.shape[1],
-            out_head=dim,
-            heads=turning,
-            dim=dim,
-            rotary_dim=card.rope.rotary_dim,
-            interleaved=card.rope.pairing != "half",
-            turns=plan.turns_of(card.rope).words,
-            rounding=plan.rounding,
-        )
-    if card.qk_norm_after_rope:
-        _norm_heads(plan, qkv, params, card)
+def _prepare(
+    plan: Plan,
+    qkv: Array,
+    params: Attention,
+    card: AttentionCard,
+    layer: int,
+    keys: Array,
+    values: Array,
+) -> None:
+    """Norm of queries and keys, clip and rope, in place, in the order that the card says; pages."""
+    config, weight, rope = plan.config, params.qk_norm, card.rope
+    if weight is not None and card.qk_norm == "all_heads":
+        _norm_all(plan, qkv, weight)
+        weight = None
+    plan.program.add(
+        prepare,
+        x=qkv,
+        x_stride=qkv.shape[1],
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        dim=config.head_dim,
+        weight=weight,
+        eps=config.rms_norm_eps,
+        rounds_before_weight=config.norm_rounds_before_weight,
+        norm_after_rope=card.qk_norm_after_rope,
+        limit=float(card.clip or 0),
+        rotary_dim=0 if rope is None else rope.rotary_dim,
+        interleaved=rope is not None and rope.pairing != "half",
+        turns=None if rope is None else plan.turns_of(rope).words,
+        rounding=plan.rounding,
+        keys=keys,
+        values=values,
+        item=keys.itemsize,
+        group=config.group_of(layer),
+    )
 
 
-def _norm_heads(plan: Plan, qkv: Array, params: Attention, card: AttentionCard) -> None:
-    """Each head by itself, or all of a kind as one."""
-    if params.qk_norm is None:
-        return
+def _norm_all(plan: Plan, qkv: Array, weight: Array) -> None:
+    """All queries of a token as one vector, and all keys."""
     config = plan.config
-    dim, heads = config.head_dim, (config.heads, config.kv_heads)
-    pieces = [(0, sum(heads), dim)]  # first number, parts, width of each
-    if card.qk_norm == "all_heads":
-        pieces = [(0, 1, heads[0] * dim), (heads[0] * dim, 1, heads[1] * dim)]
-    for first, parts, width in pieces:
-        at = qkv[:, first:]
+    first = 0
+    for heads in (config.heads, config.kv_heads):
+        at, width = qkv[:, first:], heads * config.head_dim
         plan.program.add(
             rmsnorm,
             x=at,
             x_stride=qkv.shape[1],
-            parts=parts,
-            part_stride=width,
+            parts=1,
+            part_stride=0,
             width=width,
-            weight=params.qk_norm[first:],
-            weight_stride=width,
+            weight=weight[first:],
+            weight_stride=0,
             eps=config.rms_norm_eps,
             out=at,
             out_stride=qkv.shape[1],
-            out_part_stride=width,
+            out_part_stride=0,
             rounding=plan.rounding,
             rounds_before_weight=config.norm_rounds_before_weight,
         )
+        first += width
 
 
 class Looking(NamedTuple):

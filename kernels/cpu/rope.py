@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 from tinymoe.kernels.cpu.batch import POSITIONS, share_tokens, word
-from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, kernel
+from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, kernel, part
 from tinymoe.kernels.cpu.lazily import operation as _op
 from tinymoe.kernels.cpu.rows import kept, piece, put_piece
 from tinymoe.kernels.cpu.simd import F32, LANES, i64_at
@@ -26,6 +26,32 @@ minus_first = _op(
 )
 
 
+@part
+def turn(x, out, position, turns, dim, rotary_dim, interleaved, rounding):
+    """One head of a token at a position; out may be x.
+
+    Each product and the sum round once, as in the definition: the same bits. Dimensions from
+    rotary_dim to `dim` are copied.
+    """
+    half = rotary_dim // 2
+    cosine, sine = i64_at(turns) + 4 * half * position, i64_at(turns + 8) + 4 * half * position
+    if interleaved:  # pairs 2j, 2j + 1
+        for k in range(0, rotary_dim, 16):
+            v, left = piece(x + 4 * k, rotary_dim - k), half - k // 2
+            c, s = twice(piece(cosine + 2 * k, left)), twice(piece(sine + 2 * k, left))
+            turned = v * c + neighbours(v) * minus_first(s)
+            put_piece(out + 4 * k, kept(turned, rounding), rotary_dim - k)
+    else:  # pairs j, j + d/2
+        for k in range(0, half, 16):
+            left = half - k
+            a, b = piece(x + 4 * k, left), piece(x + 4 * (half + k), left)
+            c, s = piece(cosine + 4 * k, left), piece(sine + 4 * k, left)
+            put_piece(out + 4 * k, kept(a * c - b * s, rounding), left)
+            put_piece(out + 4 * (half + k), kept(b * c + a * s, rounding), left)
+    for k in range(rotary_dim, dim, 16):
+        put_piece(out + 4 * k, piece(x + 4 * k, dim - k), dim - k)
+
+
 @kernel(
     "x x_stride x_head out out_stride out_head heads dim rotary_dim interleaved turns rounding",
     by_token=ALWAYS,
@@ -35,31 +61,14 @@ def rope(args: Any, batch: Any, thread: Any, threads: Any) -> None:
 
     Heads lie `x_head` numbers apart (0: one that all heads of out share), rows `x_stride`.
     `turns`: two words, the addresses of cosines and sines (positions, rotary_dim / 2) float32,
-    which may change from step to step. Each product and the sum round once, as in the definition:
-    the same bits. Dimensions from rotary_dim to `dim` are copied.
+    which may change from step to step. See `turn`.
     """
     (x, x_stride, x_head, out, out_stride, out_head, heads, dim, rotary_dim, interleaved, turns,
      rounding) = arguments(args, 12)  # fmt: skip
-    half = rotary_dim // 2
     first, last = share_tokens(batch, thread, threads)
     for item in range(first * heads, last * heads):
         t, head = item // heads, item % heads
-        angle = 4 * half * i64_at(word(batch, POSITIONS) + 8 * t)
-        cosine, sine = i64_at(turns) + angle, i64_at(turns + 8) + angle
+        position = i64_at(word(batch, POSITIONS) + 8 * t)
         at = x + 4 * (t * x_stride + head * x_head)
         to = out + 4 * (t * out_stride + head * out_head)
-        if interleaved:  # pairs 2j, 2j + 1
-            for k in range(0, rotary_dim, 16):
-                v, left = piece(at + 4 * k, rotary_dim - k), half - k // 2
-                c, s = twice(piece(cosine + 2 * k, left)), twice(piece(sine + 2 * k, left))
-                turned = v * c + neighbours(v) * minus_first(s)
-                put_piece(to + 4 * k, kept(turned, rounding), rotary_dim - k)
-        else:  # pairs j, j + d/2
-            for k in range(0, half, 16):
-                left = half - k
-                a, b = piece(at + 4 * k, left), piece(at + 4 * (half + k), left)
-                c, s = piece(cosine + 4 * k, left), piece(sine + 4 * k, left)
-                put_piece(to + 4 * k, kept(a * c - b * s, rounding), left)
-                put_piece(to + 4 * (half + k), kept(b * c + a * s, rounding), left)
-        for k in range(rotary_dim, dim, 16):
-            put_piece(to + 4 * k, piece(at + 4 * k, dim - k), dim - k)
+        turn(at, to, position, turns, dim, rotary_dim, interleaved, rounding)

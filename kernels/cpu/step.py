@@ -49,6 +49,8 @@ def uncovered(config: ModelConfig, numerics: Numerics) -> str | None:
             return type(card).__name__.removesuffix("Card") + " layers"
         if card.out_gate:
             return "gated attention"
+        if card.qk_norm == "all_heads" and card.qk_norm_after_rope:
+            return "queries and keys that are normed as one after rope"
         if card.temperature is not None:
             return "queries with a temperature"
     return None
