@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinymoe.kernels.cpu.batch import POSITIONS, TOKENS, share, word
+from tinymoe.kernels.cpu.batch import POSITIONS, TOKENS, word
 from tinymoe.kernels.cpu.kernel import arguments, kernel, part
 from tinymoe.kernels.cpu.norm import norm_one
 from tinymoe.kernels.cpu.pages import put_key, put_value, slot_of
@@ -39,8 +39,7 @@ def prepare(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     (x, x_stride, heads, kv_heads, dim, weight, eps, before, after, limit, rotary_dim, interleaved,
      turns, rounding, keys, values, item, group) = arguments(args, 18)  # fmt: skip
     turning, every = heads + kv_heads, heads + 2 * kv_heads
-    first, last = share(word(batch, TOKENS) * every, thread, threads)
-    for number in range(first, last):
+    for number in range(thread, word(batch, TOKENS) * every, threads):  # each some of each kind
         t, head = number // every, number % every
         at = x + 4 * (t * x_stride + head * dim)
         normed = weight + 4 * head * dim if weight and head < turning else 0
