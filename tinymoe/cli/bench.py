@@ -43,7 +43,7 @@ def bench(
             rich_help_panel=options.MODEL,
         ),
     ] = None,
-    numerics: options.Numerics = "fp32",
+    numerics: options.NumericsByReport = None,
     prompt: Annotated[int | None, _sized("prompt", "Tokens of each prompt.")] = None,
     tokens: Annotated[int | None, _sized("tokens", "Tokens that each request generates.")] = None,
     batch: Annotated[
@@ -173,8 +173,10 @@ def bench(
     python -m tinymoe bench --shape small --sweep batch --picture batch.png
     """
     with report.outcome(as_json):
+        comparing = formats is not None or bool(peer) or sweep is not None
+        numerics = numerics or ("bf16" if comparing else "fp32")
         backend = _backend(backend, model, shape, numerics)
-        if formats is not None or peer or sweep is not None:
+        if comparing:
             wanted = bench_compare.Wanted(
                 model=model, shape=shape, formats=formats, peers=peer or (), backend=backend,
                 numerics=numerics, threads=threads, prompt=prompt, context=context, tokens=tokens,

@@ -21,14 +21,22 @@ Model = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
-Numerics = Annotated[
-    str,
-    typer.Option(
+
+
+def _numerics(show_default: bool | str = True) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
         metavar="exact|fp32|bf16|checkpoint",
         help="Arithmetic: float64 throughout; float32; bfloat16 between ops, as engines do; or "
         "that, with inputs and cache quantised as the checkpoint says (if it does not: bf16).",
+        show_default=show_default,
         rich_help_panel=MODEL,
-    ),
+    )
+    return option
+
+
+Numerics = Annotated[str, _numerics()]
+NumericsByReport = Annotated[
+    str | None, _numerics("fp32; of a comparison or a sweep bf16, as other engines")
 ]
 BACKENDS = "auto|numpy|numba|ptx|cuda"
 _COMPUTES = (
