@@ -31,11 +31,14 @@ ALIGNMENT = 64
 ALONE = 4  # tokens up to which one thread does what goes token by token: waiting costs more
 
 
-def aligned(words: int, dtype: Any = np.float32) -> Array:
-    """Zeros that begin at a cache line."""
+def aligned(words: int, dtype: Any = np.float32, boundary: int = ALIGNMENT) -> Array:
+    """Zeros that begin at a cache line, or at a multiple of `boundary` bytes.
+
+    Their memory is a multiple of `boundary`, too: what a last piece of it has besides is nobody's.
+    """
     size = words * np.dtype(dtype).itemsize
-    buffer = np.zeros(size + ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % ALIGNMENT
+    buffer = np.zeros(-(-size // boundary) * boundary + boundary, np.uint8)
+    start = -buffer.ctypes.data % boundary
     return buffer[start : start + size].view(dtype)
 
 

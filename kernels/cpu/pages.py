@@ -23,6 +23,7 @@ from llvmlite import ir
 from tinymoe.core import Array, AttentionCard, ModelConfig, Numerics
 from tinymoe.formats.bf16 import round_to_bf16
 from tinymoe.kernels.cpu.batch import (
+    ALIGNMENT,
     PAGE_SIZE,
     POSITIONS,
     RUN_OF,
@@ -38,6 +39,8 @@ from tinymoe.kernels.cpu.rows import piece
 from tinymoe.kernels.cpu.simd import F32, f32_at, i64_at, lanes_of, put_f32, store
 
 TILE = 16  # positions that lie side by side: P is a multiple of it
+HUGE = 1 << 21  # bytes of a page of the system's memory, where it gives large ones
+LARGE = 2 * HUGE  # bytes from which on NumPy asks for them
 
 
 def tiles(
@@ -64,13 +67,24 @@ def held_as(config: ModelConfig, layer: int, numerics: Numerics) -> Any:
 
 def empty_keys(count: int, heads: int, dim: int, dtype: Any) -> Array:
     """So many tiles of 16 keys: (count, Nk, D, 16)."""
-    return aligned(count * heads * dim * TILE, dtype).reshape(count, heads, dim, TILE)
+    return _empty((count, heads, dim, TILE), dtype)
 
 
 def empty_values(count: int, heads: int, dim: int, dtype: Any) -> Array:
     """So many tiles of 16 values: (count, Nk, ceil(Dv / 16), 16, 16)."""
-    shape = (count, heads, -(-dim // TILE), TILE, TILE)
-    return aligned(int(np.prod(shape)), dtype).reshape(shape)
+    return _empty((count, heads, -(-dim // TILE), TILE, TILE), dtype)
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Zeros; of many, the first at the beginning of one of the system's huge pages.
+
+    A context is read from end to end, and where it lies in pages of 4 KB a CPU looks up, on the
+    way, where each of them is. The system has huge pages only for whole multiples of 2 MB: of
+    8.4 MB that begin anywhere a quarter lay in small ones, and attention took 7 % longer.
+    """
+    numbers = int(np.prod(shape))
+    large = numbers * np.dtype(dtype).itemsize >= LARGE
+    return aligned(numbers, dtype, HUGE if large else ALIGNMENT).reshape(shape)
 
 
 def tiled(keys: Array, values: Array, first: int) -> tuple[Array, Array]:

@@ -164,3 +164,17 @@ def test_a_window_s_pages_can_go() -> None:
         wish = m.default_sampling(max_tokens=60, temperature=0.0, ignore_eos=True)
         texts.append([token.id for token in m.generate(list(range(5, 26)), wish)])
     assert texts[0] == texts[1]
+
+
+def test_many_pages_begin_at_a_huge_page_and_few_at_a_cache_line() -> None:
+    # of pages that begin anywhere, the system holds both ends in small ones: 7 % more time
+    for make in (pages.empty_keys, pages.empty_values):
+        for count, boundary in ((2047, 64), (2048, pages.HUGE), (2049, pages.HUGE)):
+            made = [make(count, 1, 64, np.uint16) for _ in range(3)]
+            assert [each.ctypes.data % boundary for each in made] == [0, 0, 0]
+            assert {each.size for each in made} == {count * 64 * 16}
+    # what a last piece has besides is there: the system makes a huge page whole or not at all
+    buffer = aligned(5, np.uint8, 4096).base
+    while buffer.base is not None:
+        buffer = buffer.base
+    assert buffer.nbytes == 2 * 4096
