@@ -10,7 +10,7 @@ from tinymoe.kernels import cpu
 from tinymoe.kernels.cpu.fixed import FOUR_BITS, multiply_fixed
 from tinymoe.kernels.cpu.grid import MIXES, SCORES
 from tinymoe.kernels.cpu.kernel import Kernel
-from tinymoe.kernels.cpu.multiply import multiply
+from tinymoe.kernels.cpu.multiply import UNSCALED, multiply
 from tinymoe.kernels.cpu.tiles import FORMATS
 
 # modules that define none, and kernels of the op table that no step of a model calls
@@ -31,6 +31,8 @@ def every_kernel() -> Iterator[Kernel]:
     seen: set[int] = set()
     for name in FORMATS:
         yield multiply(name)
+    for name in UNSCALED:
+        yield multiply(name, narrow=True)
     for name in FOUR_BITS:
         yield multiply_fixed(name)
     yield from (*SCORES.values(), *MIXES.values())

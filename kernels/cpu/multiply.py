@@ -8,6 +8,7 @@ the same order of sums: see `chains.py`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -21,16 +22,20 @@ from tinymoe.kernels.cpu.tiles import FORMATS, Format, unpacked
 FEW = 4  # tokens for which weights are decoded again rather than unpacked
 DEEP = 128  # columns that are unpacked at a time: 16 KB, half of a nearest cache
 SCRATCH = DEEP * 32 * 4 + DEEP // 16 * 128  # bytes; scales, too
+UNSCALED = tuple(name for name, form in FORMATS.items() if form.scale is None)  # routers' formats
 
 
 @cache
-def multiply(name: str) -> Kernel:
+def multiply(name: str, narrow: bool = False) -> Kernel:
     """`f(weight, columns, rows, tokens, sums, scratch)` of a format.
 
     weight: address of a pair of tiles. rows: address of `tokens` addresses of x, each of `columns`
     float32. sums: (tokens, 32) float32, written. scratch: `SCRATCH` bytes of this thread's own.
+    narrow: the first tile alone, of a format without scales; the other's sums are 0.
     """
     form = FORMATS[name]
+    if narrow:
+        return Kernel(lambda: _narrow(form), f"multiply_{name}_narrow", __name__, (), 6)
     make = _plain if form.scale is None else _scaled
     # the CPU that is compiled for decides what it is made of: not before it is compiled
     return Kernel(lambda: make(form), f"multiply_{name}", __name__, (), 6)
@@ -59,6 +64,24 @@ def _scaled(form: Format) -> Any:
             count = min(DEEP, columns - done)
             opened(weight + done // DEEP * piece, count, scratch)
             many(scratch, rows, 4 * done, count, tokens, sums)
+
+    return product
+
+
+def _narrow(form: Format) -> Any:
+    """Of a weight that is no higher than one tile, as a router's: the other is not looked at."""
+    tile = replace(form, ahead=False)  # which would ask for both
+    four, one = times(tile, 4, 1), times(tile, 1, 1)
+
+    def product(weight: Any, columns: Any, rows: Any, tokens: Any, sums: Any, scratch: Any) -> None:
+        _clear(sums, tokens)
+        t = 0
+        while t + 4 <= tokens:
+            four(weight, 0, rows + 8 * t, 0, columns, sums + 128 * t)
+            t += 4
+        while t < tokens:
+            one(weight, 0, rows + 8 * t, 0, columns, sums + 128 * t)
+            t += 1
 
     return product
 

@@ -28,6 +28,7 @@ from tinymoe.kernels.cpu import routing, top1
 from tinymoe.kernels.cpu.batch import Header
 from tinymoe.kernels.cpu.buffers import Buffers
 from tinymoe.kernels.cpu.inputs import given
+from tinymoe.kernels.cpu.multiply import UNSCALED, multiply
 from tinymoe.kernels.cpu.norm import rmsnorm
 from tinymoe.kernels.cpu.pack import Packed
 from tinymoe.kernels.cpu.pages import tiles
@@ -36,6 +37,7 @@ from tinymoe.kernels.cpu.plan_latent import plan_latent
 from tinymoe.kernels.cpu.plan_moe import plan_moe
 from tinymoe.kernels.cpu.program import Program
 from tinymoe.kernels.cpu.residual import embed
+from tinymoe.kernels.cpu.simd import LANES
 from tinymoe.kernels.cpu.weights import Attention, Dense, Latent, Moe, Weights
 
 View = Callable[[int], Array]  # of so many tokens: the activation
@@ -206,7 +208,10 @@ class Plan:
 
         by_token: threads share tokens rather than the matrix.
         """
-        self._head = given(self, x, weight, count=count, rows=rows)  # of the last product
+        entering = given(self, x, weight, count=count, rows=rows)
+        if by_token and weight.rows <= LANES and weight.form.name in UNSCALED:
+            entering["multiply"] = multiply(weight.form.name, narrow=True)
+        self._head = entering  # of the last product
         self.program.add(
             product.linear_by_token if by_token else product.linear,
             **self._head,

@@ -36,7 +36,7 @@ def own_words(experts: int, top_k: int) -> int:
 @inlined
 def _above(a, b):
     """a is chosen before b, its index being the higher one: NaN is below every number."""
-    return a > b or (b != b and a == a)
+    return (a > b) | ((b != b) & (a == a))
 
 
 @part
@@ -60,11 +60,10 @@ def _softmax(logits, out, count):
 def _best(values, marks, count):
     """The index of the largest that is not marked, the lowest of equals; -1 if all are."""
     best, most = -1, f32_at(values)
-    for e in range(count):
-        if i64_at(marks + 8 * e) == 0:
-            value = f32_at(values + 4 * e)
-            if best < 0 or _above(value, most):
-                best, most = e, value
+    for e in range(count):  # without a branch: nobody could guess which way it goes
+        value, free = f32_at(values + 4 * e), i64_at(marks + 8 * e) == 0
+        better = free & ((best < 0) | _above(value, most))
+        best, most = (e, value) if better else (best, most)
     return best
 
 
@@ -145,6 +144,7 @@ def route(args: Any, batch: Any, thread: Any, threads: Any) -> None:
     choice = own(batch, thread)
     marks = choice + 4 * (experts + 64)
     ratings, group_marks = marks + 8 * (experts + 16), marks + 12 * (experts + 16)
+    chosen = marks + 20 * (experts + 16)
     for t in range(first, last):
         raw, mine = logits + 4 * stride * t, scores + 4 * stride * t
         if score == SOFTMAX:
@@ -173,13 +173,13 @@ def route(args: Any, batch: Any, thread: Any, threads: Any) -> None:
         put_f32(margins + 4 * t, margin)
         their_ids, their_weights = ids + 8 * top_k * t, weights + 4 * top_k * t
         k = 0
-        for e in range(experts):
-            if i64_at(marks + 8 * e):
-                put_i64(their_ids + 8 * k, e)
-                put_f32(
-                    choice + 4 * k, f32_at((mine if weight_from == FROM_SCORE else raw) + 4 * e)
-                )
-                k += 1
+        for e in range(experts):  # the next place takes every one, until a chosen one stays there
+            put_i64(chosen + 8 * k, e)
+            k += i64_at(marks + 8 * e)
+        for k in range(top_k):
+            e = i64_at(chosen + 8 * k)
+            put_i64(their_ids + 8 * k, e)
+            put_f32(choice + 4 * k, f32_at((mine if weight_from == FROM_SCORE else raw) + 4 * e))
         if weight_from == SOFTMAX_OF_CHOSEN:
             _softmax(choice, choice, top_k)
         elif weight_from == SIGMOID_OF_CHOSEN:

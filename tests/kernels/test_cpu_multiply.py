@@ -40,15 +40,15 @@ def weights(name: str, columns: int) -> Array:
     return data
 
 
-def products(name: str, columns: int, x: Array) -> Array:
-    """x (T, K) times 32 rows: (T, 32)."""
+def products(name: str, columns: int, x: Array, narrow: bool = False) -> Array:
+    """x (T, K) times 32 rows: (T, 32); narrow: times 16, and zeros."""
     tokens = len(x)
     tiles, sums = aligned(FORMATS[name].pair_bytes(columns), np.uint8), aligned(tokens * 32)
     tiles[:] = weights(name, columns)
     rows = x.ctypes.data + x.strides[0] * np.arange(tokens)
     scratch = aligned(SCRATCH, np.uint8)
     at, out, own = (each.ctypes.data for each in (rows, sums, scratch))
-    multiply(name)(tiles.ctypes.data, columns, at, tokens, out, own)
+    multiply(name, narrow)(tiles.ctypes.data, columns, at, tokens, out, own)
     return sums.reshape(tokens, 32).copy()
 
 
@@ -65,6 +65,17 @@ def test_a_token_s_sums_do_not_depend_on_the_others(name: str) -> None:
         for tokens in range(1, MOST + 1):
             together = products(name, columns, x[:tokens])
             assert together.tobytes() == alone[:tokens].tobytes(), (columns, tokens)
+
+
+@pytest.mark.parametrize("name", ["f32", "bf16"])
+def test_one_tile_alone_gives_the_bits_that_it_gives_beside_another(name: str) -> None:
+    # a router's logits must not depend on how many experts there are beside these
+    x = tokens_of(DEEPS[1])
+    both = products(name, DEEPS[1], x)
+    for tokens in range(1, MOST + 1):
+        alone = products(name, DEEPS[1], x[:tokens], narrow=True)
+        assert alone[:, :16].tobytes() == both[:tokens, :16].tobytes(), tokens
+        assert not alone[:, 16:].any()
 
 
 def all_bytes() -> bytes:
