@@ -93,6 +93,21 @@ def test_who_starts_anew_each_round_is_not_warmed_up(monkeypatch: pytest.MonkeyP
     assert report["contestants"][1]["lines"][0]["tokens_per_s"]["samples"] == [1, 1]
 
 
+def test_a_share_of_the_limits_is_also_of_those_right_beside_it() -> None:
+    # a step of a slow minute looked bad beside the bandwidth of another minute
+    class Changing(Probe):
+        given = iter([9e6, 1e6, 4e6, 2e6, 6e6])  # at first, after warming up, after each round
+
+        def bandwidth(self, clock: Any) -> float:
+            return next(self.given)
+
+    (ours,) = compare(plan_of(rounds=3), clock=Ticks(), probe=Changing())["contestants"]
+    row = ours["lines"][1]  # a token a second
+    shares = [row["bytes_per_token"] / better for better in (4e6, 4e6, 6e6)]
+    assert row["of_limit_by_round"]["samples"] == pytest.approx(shares, rel=1e-12)
+    assert row["of_limit"] == pytest.approx(row["bytes_per_token"] / 6e6, rel=1e-12)
+
+
 def test_a_ratio_is_of_one_round_and_not_of_medians() -> None:
     # a neighbour that slows one round down slows both: medians of rates would mix rounds
     samples = {"ours": [[10.0], [2.0], [30.0]], "peer": [[5.0], [1.0], [10.0]]}

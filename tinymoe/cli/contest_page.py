@@ -80,8 +80,8 @@ def _ratios(found: dict[str, Any]) -> Rows:
 
 def _limits(found: dict[str, Any]) -> Rows:
     rows = [
-        ["engine, format", "line", "bytes / token", "GB/s", "GFLOP/s", "bound by", "of limit",
-         "limit tokens/s"]
+        ["engine, format", "line", "bytes / token", "GB/s", "GFLOP/s", "bound by",
+         "limit tokens/s", "of limit", "by round"]
     ]  # fmt: skip
     for one in found["contestants"]:
         for line in one["lines"]:
@@ -95,8 +95,9 @@ def _limits(found: dict[str, Any]) -> Rows:
                     short(line["bytes_per_s"] / 1e9),
                     short(line["flops_per_s"] / 1e9),
                     line["bound"],
-                    f"{line['of_limit']:.3f}",
                     short(line["limit_tokens_per_s"]),
+                    f"{line['of_limit']:.3f}",
+                    span(line["of_limit_by_round"]),
                 ]
             )
     return rows
@@ -128,7 +129,8 @@ def notes(found: dict[str, Any], width: int) -> str:
         "engine's own format, of the experts those that the step meets (counted in ours), keys and "
         "values as our cache holds them. of limit: the rate over the one at which reading these "
         "bytes at the best measured bandwidth, or the operations at the best measured peak, would "
-        "take all the time, whichever is slower. The peak is of float32; where ours multiplies "
+        "take all the time, whichever is slower; by round, at the better of those measured right "
+        "before and after. The peak is of float32; where ours multiplies "
         "four-bit weights in fixed point, of 16-bit whole numbers. Weights that stay in the "
         "last-level cache can pass 1, and so can a peer's products of 8-bit integers or of BF16 "
         "pairs, which do more than a float32 multiply-add at a time."

@@ -1,8 +1,9 @@
 """Ours and the peers in turns, on one machine in one run: rates, ratios, and the share of limits.
 
 A round runs every contestant once, every second round in the other direction, so that drift meets
-all alike; the machine's limits are measured in every round too. A ratio is of one round: what a
-noisy neighbour takes, it takes from both. Medians and ranges are over rounds.
+all alike. A ratio is of one round: what a noisy neighbour takes, it takes from both. The machine's
+limits are measured between any two contestants: a share of them is of the best of the whole run,
+or, by round, of the better ones right before and after. Medians and ranges are over rounds.
 """
 
 from __future__ import annotations
@@ -127,12 +128,12 @@ def compare(
             ours.append(Ours(built, plan.lines, clock, plan.source.seed))
         met = ours[0].met()
         limits = Limits(plan.threads) if probe is None else probe
-        samples, limit = _rounds(plan, [*ours, *peers], limits, clock, progress)
+        samples, limit, beside = _rounds(plan, [*ours, *peers], limits, clock, progress)
         by_op = {one.name: found for one in ours if (found := one.by_op()) is not None}
     finally:
         for peer in peers:
             peer.close()
-    roof = {one.name: _roof(one, limit) for one in (*ours, *peers)}
+    best = {name: max(found) for name, found in limit.items()}
     sizes = ours[0].built.counts
     work = [
         work_of(sizes, config, line, met[place], ours[0].works[place].cache.itemsize)
@@ -148,7 +149,14 @@ def compare(
         "limits": {name: summary(found) for name, found in limit.items()},
         "lines": [line.name for line in plan.lines],
         "contestants": [
-            contestant(one, plan.lines, samples[one.name], work, roof[one.name])
+            contestant(
+                one,
+                plan.lines,
+                samples[one.name],
+                work,
+                _roof(one, best),
+                [_roof(one, found) for found in beside[one.name]],
+            )
             for one in (*ours, *peers)
         ],
         "ratios": ratios(plan.lines, [one.name for one in ours], [p.name for p in peers], samples),
@@ -169,8 +177,10 @@ def open_peer(asked: Asked, plan: Plan) -> Peer:
 
 def _rounds(
     plan: Plan, everyone: Sequence[Any], limits: LimitProbe, clock: Clock, progress: Progress
-) -> tuple[dict[str, list[list[float | None]]], dict[str, list[float]]]:
-    """Rates by contestant: a list for every timed round; and the limits of each round."""
+) -> tuple[
+    dict[str, list[list[float | None]]], dict[str, list[float]], dict[str, list[dict[str, float]]]
+]:
+    """By contestant its rates, a list for every timed round; all limits; and those beside it."""
     names = [one.name for one in everyone]
     if len(set(names)) < len(names):
         raise TinymoeError(f"two contestants of one name, {sorted(names)}: leave one out")
@@ -182,6 +192,8 @@ def _rounds(
         "flops_per_s_of_one_thread": limits.peak_alone,
     }
     limit: dict[str, list[float]] = {name: [] for name in probes}
+    beside: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    before = {name: probe(clock) for name, probe in probes.items()}
     rounds = plan.warmup + plan.rounds
     for number in range(rounds):
         timed = number >= plan.warmup
@@ -193,19 +205,21 @@ def _rounds(
             part = (number + place / len(ordered)) / rounds
             progress(f"{what}: {one.name}", 0.2 + 0.8 * part)
             found = one.rates(plan.lines)
+            after = {name: probe(clock) for name, probe in probes.items()}
             if timed:
                 samples[one.name].append(found)
-        for name, probe in probes.items():
-            measured = probe(clock)
-            if timed:
-                limit[name].append(measured)
-    return samples, limit
+                # the better: who slows a probe down must not make a contestant look good
+                beside[one.name].append({name: max(before[name], after[name]) for name in after})
+                for name, measured in after.items():
+                    limit[name].append(measured)
+            before = after
+    return samples, limit, beside
 
 
-def _roof(one: Any, limit: dict[str, list[float]]) -> tuple[float, float]:
-    """The best bandwidth, and the best peak of the arithmetic that the contestant multiplies in."""
+def _roof(one: Any, limit: dict[str, float]) -> tuple[float, float]:
+    """Bandwidth, and the peak of the arithmetic that the contestant multiplies in."""
     whole = getattr(one, "whole", False)
-    return max(limit["read_bytes_per_s"]), max(limit["whole_ops_per_s" if whole else "flops_per_s"])
+    return limit["read_bytes_per_s"], limit["whole_ops_per_s" if whole else "flops_per_s"]
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

@@ -35,8 +35,12 @@ def contestant(
     rounds: Rounds,
     work: Sequence[Callable[[str], counts.Work]],
     best: tuple[float, float],
+    beside: Sequence[tuple[float, float]],
 ) -> dict[str, Any]:
-    """Its rates by line, each beside what the limits allow for its format."""
+    """Its rates by line, each beside what the limits allow for its format.
+
+    best, beside: bandwidth and peak, of the whole run, and of each round.
+    """
     rows: list[dict[str, Any]] = []
     for place, line in enumerate(lines):
         taken = [found[place] for found in rounds]
@@ -57,6 +61,13 @@ def contestant(
                 "flops_per_s": least.flops * per_second,
                 "limit_tokens_per_s": tokens / least.seconds(*best),
                 "of_limit": per_second * least.seconds(*best),
+                "of_limit_by_round": summary(
+                    [
+                        rate / tokens * least.seconds(*roof)
+                        for rate, roof in zip(taken, beside, strict=True)
+                        if rate is not None
+                    ]
+                ),
                 "bound": "reading"
                 if least.bytes / best[0] > least.flops / best[1]
                 else "computing",
