@@ -16,6 +16,7 @@ from tinymoe.kernels.cpu.simd import (
     least,
     load,
     most,
+    prefetch,
     put_i64,
     splat,
     store,
@@ -88,9 +89,17 @@ def linear(args: Any, batch: Any, thread: Any, threads: Any) -> None:
 
 @kernel(LINEAR, by_token=ALWAYS)
 def linear_by_token(args: Any, batch: Any, thread: Any, threads: Any) -> None:
-    """The same, for all of a step's tokens, which threads share."""
+    """The same, for all of a step's tokens, which threads share.
+
+    Who has none asks memory for a part of the matrix: one thread alone reads half as fast as two.
+    """
     begin, end = share_tokens(batch, thread, threads)
-    _linear(args, batch, thread, begin, end, 0, arguments(args, 7)[6])
+    given = arguments(args, 7)
+    if begin == end:
+        first, last = share(given[5] * given[6] // 64, thread, threads)
+        for line in range(first, last):
+            prefetch(given[4] + 64 * line)
+    _linear(args, batch, thread, begin, end, 0, given[6])
 
 
 @part
