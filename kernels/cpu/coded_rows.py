@@ -19,7 +19,7 @@ from tinymoe.kernels.cpu.codes import (
     two_to,
 )
 from tinymoe.kernels.cpu.dequantise import e2m1_value
-from tinymoe.kernels.cpu.integers import LIFT
+from tinymoe.kernels.cpu.integers import LIFT, twice
 from tinymoe.kernels.cpu.kernel import arguments, inlined, kernel
 from tinymoe.kernels.cpu.quantise_mxfp4 import EVEN, NEVER, ZERO_AT_0, scale_mxfp4
 from tinymoe.kernels.cpu.quantise_nvfp4 import BYTES, FACTOR, KERNEL, loudest, scale_nvfp4
@@ -49,9 +49,9 @@ def row_bytes(columns: int, block: int) -> int:
 @inlined
 def put_twice(to, code):
     """Twice the values of codes 0 .. 15, as digits; gives -LIFT times their sum."""
-    twice = whole(e2m1_value(code) * splat(2.0))
-    put_pairs(to, twice)
-    return -LIFT * sum_i32(twice)
+    values = whole(e2m1_value(code) * splat(2.0))
+    put_pairs(to, values)
+    return -LIFT * sum_i32(values)
 
 
 @kernel("codes rows columns block scales scale_stride out out_bytes")
@@ -74,7 +74,7 @@ def coded_rows(args: Any, batch: Any, thread: Any, threads: Any) -> None:
                 for _ in range(0, block, 16):
                     lift += put_twice(to, nibbles_at(from_))
                     from_, to = from_ + 8, to + DIGITS
-                put_i32(terms, lift)
+                put_i32(terms, twice(lift))
                 put_f32(terms + 4, f32_at(mine + 4 * b))
                 terms += 8
 
@@ -115,6 +115,6 @@ def quantised_rows(args: Any, batch: Any, thread: Any, threads: Any) -> None:
                 v = load(start + 4 * (b * block + k)) * factor
                 lift += put_twice(to, e2m1(v, bounds, signs, nans))
                 to += DIGITS
-            put_i32(terms, lift)
+            put_i32(terms, twice(lift))
             put_f32(terms + 4, f32_at(mine + 4 * b))
             terms += 8

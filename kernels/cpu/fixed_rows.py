@@ -14,7 +14,8 @@ A CPU multiplies bytes, so q goes as two digits, q = 128 d1 + d0, -64 <= d <= 64
 
     64 bytes a block   d0 in pairs of columns, each pair twice: 0 1 0 1 2 3 2 3 ...; d1 likewise
     32 bytes a block   q, int16
-    8 bytes a block    int32 -12 sum q, see `integers.py`; float32 unit / 2, as weights are doubled
+    12 bytes a block   of each digit -12 sum d, int16, twice, see `integers.py`; float32 unit / 2,
+                       as weights are doubled
 
 First of all blocks the first kind, then of all the second, which products of few tokens never
 read, then the third.
@@ -28,7 +29,7 @@ from llvmlite import ir
 
 from tinymoe.kernels.cpu.batch import TOKENS, share, share_tokens, word
 from tinymoe.kernels.cpu.codes import largest_i32, put_i32, put_pairs, sum_i32
-from tinymoe.kernels.cpu.integers import LIFT
+from tinymoe.kernels.cpu.integers import LIFT, twice
 from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, inlined, kernel, part
 from tinymoe.kernels.cpu.lazily import operation, types
 from tinymoe.kernels.cpu.rows import piece
@@ -38,6 +39,7 @@ from tinymoe.kernels.cpu.simd import (
     as_f32,
     bits,
     i64_at,
+    left,
     nearest,
     splat,
     splat_i32,
@@ -48,7 +50,7 @@ from tinymoe.kernels.cpu.whole import COLUMNS, RADIX, Rows
 BLOCK = COLUMNS  # share a unit
 FEW = 8  # tokens whose products read digits; a step with more lays out both kinds
 ROWS = Rows(digits=2, term=BLOCK, between=2 * BLOCK)  # between: q
-DIGITS, WORDS = ROWS.digit_bytes, ROWS.between  # bytes of a block
+DIGITS, WORDS, TERM = ROWS.digit_bytes, ROWS.between, ROWS.term_bytes  # bytes of a block
 _EXPONENT, _BITS = 23, 13  # where a float32's exponent begins; of q
 _LEAST = 127 - 110  # a smaller exponent is taken for this one: its unit would be no normal number
 _LINE = 64
@@ -77,7 +79,7 @@ shifted = operation(
 
 @inlined
 def code_block(v, to, words, more):
-    """A block's digits to `to`, q to `words`, unless that is 0, and its two numbers to `more`."""
+    """A block's digits to `to`, q to `words`, unless that is 0, lifts and unit to `more`."""
     exponent = largest_i32(bits(absolute(v))) >> _EXPONENT
     finite, exponent = exponent < 255, max(exponent, _LEAST)
     if not finite:
@@ -91,8 +93,11 @@ def code_block(v, to, words, more):
     put_pairs(to + 2 * BLOCK, high)
     if words:
         store_words(words, q)
-    put_i32(more, -LIFT * sum_i32(q))
-    put_i32(more + 4, (exponent - _BITS) << _EXPONENT if finite else NAN)
+    both = sum_i32(low + left(high, 16))  # one sum for two: the low digits' has 11 bits and a sign
+    of_low = ((both + (1 << 15)) & 0xFFFF) - (1 << 15)
+    put_i32(more, twice(-LIFT * of_low))
+    put_i32(more + 4, twice(-LIFT * ((both - of_low) >> 16)))
+    put_i32(more + 8, (exponent - _BITS) << _EXPONENT if finite else NAN)
 
 
 FIELDS = "x x_stride count rows per_token columns blocks out out_bytes"
@@ -138,5 +143,5 @@ def _code_blocks(args, batch, first, last):
         while b < stop:
             v = piece(from_ + 4 * BLOCK * b, columns - BLOCK * b)
             place = words + WORDS * b if both else 0
-            code_block(v, digits + DIGITS * b, place, more + 8 * b)
+            code_block(v, digits + DIGITS * b, place, more + TERM * b)
             b += 1

@@ -18,6 +18,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from tinymoe.kernels.cpu.kernel import inlined
 from tinymoe.kernels.cpu.lookup import by_register, byte_table, features
 from tinymoe.kernels.cpu.tiles import NIBBLE_BYTE
 
@@ -25,6 +26,12 @@ LIFT = 12  # makes w, -12 .. 12, a number without sign
 DOUBLED = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]  # 2 * E2M1, by code
 LIFTED = [value + LIFT for value in DOUBLED]
 _BYTE, _HALF, _INT = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+
+
+@inlined
+def twice(number):
+    """An int16 in both halves of an int32: what 32 sums begin with takes one load."""
+    return (number & 0xFFFF) * 0x10001
 
 
 def of_type(element: Any, like: Any) -> Any:

@@ -8,13 +8,15 @@ row's answer is one block's sum of their products, exact, times the block's scal
 Who makes x whole numbers, and what the error is then: `fixed.py` of activations in BF16, two
 digits, `w4a4.py` of activations in four bits, one. A row of x lies in memory so that it need only
 be loaded: of each 16 columns the digits as bytes, in pairs of columns, each pair twice (0 1 0 1 2 3
-2 3 ...), one digit after the other; then, after all of these, of each term an int32, -LIFT times
-the sum of its x's, and a float32, the unit.
+2 3 ...), one digit after the other; then, after all of these, of each term and each of its digits
+-LIFT times their sum, int16, twice, which is where a sum of products begins; and a float32, the
+unit.
 
 A weight's codes go through registers: 64 bytes are two columns of 32 rows in their low nibbles and
 two in the high ones. They are looked up as numbers without sign (`integers.py`), an instruction
 multiplies them by two columns' x, and 16 bits hold the sum: a block's 32 columns at most, of one
-digit up to 12, make 32 * 24 * 12, and 16 columns of a digit up to 64 make 16 * 24 * 64.
+digit up to 12, make 32 * 12 * 12, and 16 columns of a digit up to 64 make 16 * 12 * 64. (On its way
+a sum may be more than 16 bits hold: they wrap, and it comes back.)
 """
 
 from __future__ import annotations
@@ -52,9 +54,15 @@ class Rows:
         """Of 16 columns."""
         return 2 * COLUMNS * self.digits
 
+    @property
+    def term_bytes(self) -> int:
+        """A lift of each digit, a unit."""
+        return 4 * self.digits + 4
+
     def bytes_of(self, columns: int) -> int:
         """Of a row, whose columns are whole terms."""
-        return columns // COLUMNS * (self.digit_bytes + self.between) + columns // self.term * 8
+        pieces, terms = columns // COLUMNS, columns // self.term
+        return pieces * (self.digit_bytes + self.between) + terms * self.term_bytes
 
 
 def at_(builder: Any, address: Any, kind: Any, offset: int = 0) -> Any:
@@ -87,13 +95,15 @@ class Row:
         four = self.builder.load(at_(self.builder, at, INT, offset), align=4)
         return spread(self.builder, four, I32.llvm)
 
-    def lift(self, term: Any) -> Any:
-        """-12 times the sum of x, 16 times."""
-        return self.four(plus(self.builder, self.terms, term, 8))
+    def lift(self, term: Any, digit: int) -> Any:
+        """-12 times a digit's sum, 32 times."""
+        at = plus(self.builder, self.terms, term, self.rows.term_bytes)
+        return self.builder.bitcast(self.four(at, 4 * digit), HALVES)
 
     def unit(self, term: Any) -> Any:
         """16 times."""
-        at = at_(self.builder, plus(self.builder, self.terms, term, 8), ir.FloatType(), 4)
+        at = plus(self.builder, self.terms, term, self.rows.term_bytes)
+        at = at_(self.builder, at, ir.FloatType(), 4 * self.rows.digits)
         return spread(self.builder, self.builder.load(at, align=4), F32.llvm)
 
 
@@ -106,8 +116,12 @@ class Held:
 
     def clear(self) -> None:
         """A block begins."""
-        for place in self.places.values():
-            self.builder.store(ir.Constant(self.kind, [0] * self.kind.count), place)
+        for name in self.places:
+            self.begin(name, ir.Constant(self.kind, [0] * self.kind.count))
+
+    def begin(self, name: Any, number: Any) -> None:
+        """With so much."""
+        self.builder.store(number, self.places[name])
 
     def add(self, name: Any, products: Any) -> None:
         """Two columns more."""
@@ -151,13 +165,13 @@ def times_whole(form: Format, rows: Rows, tokens: int, factor: float = 1.0) -> C
             at = plus(builder, weight, loop.index, form.block_bytes)
             ask_ahead(builder, form, at)
             for part in range(form.block // rows.term):
-                held.clear()
+                term = plus(builder, WORD(part), loop.index, form.block // rows.term)
+                for t, digit in held.places:
+                    held.begin((t, digit), xs[t].lift(term, digit))
                 first = plus(builder, WORD(part * rows.term // 4), loop.index, form.block // 4)
                 quads = builder.add(at, WORD(2 * form.scale_bytes))
                 quads = builder.add(quads, WORD(part * rows.term // 4 * 2 * form.quad_bytes))
                 _visit(builder, rows, xs, held, first, quads)
-                number = form.block // rows.term
-                term = plus(builder, WORD(part), loop.index, number)
                 _end(builder, form, xs, held, at, term, sums, factor)
 
     made: Callable[..., Any] = operation(types.void, (types.int64,) * 4, build)
@@ -202,6 +216,5 @@ def _end(
     for t, x in enumerate(xs):
         whole = _tiles(builder, [held[t, digit] for digit in range(x.rows.digits)])
         for tile in range(TILES):
-            number = builder.add(whole[tile], x.lift(term))
             scale = builder.fmul(scales[tile], x.unit(term))
-            add_term(builder, number, scale, at_(builder, sums, F32.llvm, 128 * t + 64 * tile))
+            add_term(builder, whole[tile], scale, at_(builder, sums, F32.llvm, 128 * t + 64 * tile))

@@ -52,14 +52,17 @@ def rows_in_fixed_point(x: Array, blocks: int) -> Array:
 
 
 def numbers_of(row: Array, blocks: int) -> tuple[Array, Array, Array, Array]:
-    """A row's q, by digits and as a whole; -12 sum q; half units."""
+    """A row's q, by digits and as a whole; -12 times the digits' sums; half units."""
     digits = row[: blocks * 64].reshape(blocks, 2, 8, 2, 2)  # block, digit, pair, copy
     assert np.array_equal(digits[..., 0, :], digits[..., 1, :])
     low, high = digits[..., 0, :].view(np.int8).astype(int).reshape(blocks, 2, 16).swapaxes(0, 1)
     words = row[blocks * 64 : blocks * 96].view(np.int16).astype(int).reshape(blocks, 16)
-    more = row[blocks * 96 : blocks * 104].reshape(blocks, 8)
-    q = [low + 128 * high, words]
-    return *q, more[:, :4].copy().view(np.int32)[:, 0], more[:, 4:].copy().view(np.float32)[:, 0]
+    more = row[blocks * 96 : blocks * 108].reshape(blocks, 12)
+    lift = more[:, :8].copy().view(np.int16).reshape(blocks, 2, 2)  # block, digit, copy
+    assert np.array_equal(lift[..., 0], lift[..., 1])
+    assert np.array_equal(lift[:, 0, 0], -12 * low.sum(axis=1))
+    assert np.array_equal(lift[:, 1, 0], -12 * high.sum(axis=1))
+    return low + 128 * high, words, lift[..., 0], more[:, 8:].copy().view(np.float32)[:, 0]
 
 
 @settings(max_examples=60, derandomize=True, deadline=None, database=None)
@@ -80,7 +83,7 @@ def test_a_block_is_the_nearest_whole_numbers_of_its_unit(numbers, power):
     assert 2 * half[0] == unit
     assert np.array_equal(q[0], np.rint(exact / unit))  # ties to even, both
     assert np.array_equal(same, q)
-    assert lift[0] == -12 * q.sum()
+    assert lift[0] @ [1, 128] == -12 * q.sum()
     assert np.abs(q).max() <= 2**13
 
 

@@ -122,7 +122,8 @@ def coded(x: Array, block: int, divisors: Array, ids: Array | None, shared: int)
     assert (digits[:, :, 0] == digits[:, :, 1]).all()
     twice = digits[:, :, 0].reshape(rows, -1, block).astype(int)
     terms = out[:, 2 * x.shape[1] :][:, : twice.shape[1] * 8].copy().view(np.int32)
-    assert (terms[:, ::2] == -LIFT * twice.sum(axis=-1)).all()
+    for half in (terms[:, ::2] & 0xFFFF, terms[:, ::2] >> 16 & 0xFFFF):
+        assert (half.astype(np.uint16).view(np.int16) == -LIFT * twice.sum(axis=-1)).all()
     scales = terms[:, 1::2].copy().view(np.float32)
     return np.concatenate([twice, scales[..., None]], axis=-1)
 
