@@ -18,11 +18,11 @@ sys.stdout.buffer.write(eval(sys.argv[2], runpy.run_path(sys.argv[1])))
 
 def on_a_plain_cpu(file: str, expression: str) -> bytes:
     """What an expression of bytes gives there, in a test file's names."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, file, expression],
-        env={**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
-        capture_output=True,
-        check=True,
-        cwd=ROOT,
-    )
+    plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    return output_of([sys.executable, "-c", SCRIPT, file, expression], plain)
+
+
+def output_of(command: list[str], variables: dict[str, str]) -> bytes:
+    """What a process writes, which has these variables besides this one's."""
+    done = subprocess.run(command, env={**os.environ, **variables}, stdout=-1, cwd=ROOT, check=True)
     return done.stdout
