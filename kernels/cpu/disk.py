@@ -18,6 +18,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from llvmlite import binding
+
 SOURCES = Path(__file__).parent
 _DIGEST = 32  # bytes of SHA-256 before the code: half a file must never be run
 
@@ -36,13 +38,16 @@ def _fixed() -> bytes:
 
 
 def _cpu() -> str:
-    """What the system says of the CPU's model and features."""
+    """What LLVM compiles for here: a model, and of all features whether this machine has them.
+
+    Of two machines of one model one may have fewer: a hypervisor hides them. A folder that came
+    from the other, with a home on a network or in a container's image, would stop the process.
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").split("\n\n")[0].splitlines()
-    except OSError:
-        return platform.processor() + platform.machine()
-    names = ("model name", "model\t", "cpu family", "flags", "Features", "CPU part")
-    return "\n".join(line for line in lines if line.startswith(names))
+        features = binding.get_host_cpu_features().flatten()
+    except RuntimeError:  # it cannot tell on every system, nor does Numba then ask for any
+        features = ""
+    return f"{sys.platform} {platform.machine()} {binding.get_host_cpu_name()} {features}"
 
 
 def key() -> str:

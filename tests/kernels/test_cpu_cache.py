@@ -86,6 +86,19 @@ def test_a_change_of_what_code_depends_on_is_another_folder(
     assert len({before, other, disk.key()}) == 3
 
 
+def test_another_machine_s_folder_is_not_this_one_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    # of one model, but AVX512 is hidden by what it runs on: its instructions would end the process
+    before = disk._fixed.__wrapped__()
+    assert before == disk._fixed.__wrapped__()
+    less = disk.binding.get_host_cpu_features()
+    some = next(name for name, has in less.items() if has)
+    less[some] = False
+    monkeypatch.setattr(disk.binding, "get_host_cpu_features", lambda: less)
+    hidden = disk._fixed.__wrapped__()
+    monkeypatch.setattr(disk.binding, "get_host_cpu_name", lambda: "znver5")
+    assert len({before, hidden, disk._fixed.__wrapped__()}) == 3
+
+
 def test_where_nothing_can_be_kept_kernels_are_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +142,7 @@ def test_work_that_another_has_claimed_is_left_to_it_but_not_for_ever(folder: Pa
 
 def test_several_processes_share_the_work(folder: Path) -> None:
     # of which one compiles what the other wants
-    names = ["threads.announce", "threads.lead"]
+    names = ["threads.follow", "threads.lead"]
     command = [sys.executable, "-m", "tinymoe.kernels.cpu.ready"]
     children = [subprocess.Popen([*command, *order]) for order in (names, names[::-1])]
     assert [child.wait(120) for child in children] == [0, 0]
