@@ -9,6 +9,7 @@ here imports Numba before something must be compiled, so that asking takes no ti
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -51,6 +52,8 @@ def start_compiling() -> bool:
     process = _start("--all")
     if process is not None:
         _left_alone.append(process)
+        with contextlib.suppress(OSError):
+            (folder / "all.busy").write_text(str(process.pid))  # this process will soon be gone
     return process is not None
 
 
@@ -123,17 +126,33 @@ def _claim(file: Path, stale: float = STALE) -> bool:
         return False
     try:
         file.unlink(missing_ok=True)
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        mine = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except OSError:
         return False
+    with contextlib.suppress(OSError):  # the disk is full: an empty file says it, too
+        os.write(mine, str(os.getpid()).encode())
+    os.close(mine)
     return True
 
 
 def _claimed(file: Path, stale: float = STALE) -> bool:
     try:
-        return time.time() - file.stat().st_mtime < stale
+        return time.time() - file.stat().st_mtime < stale and _alive(file.read_text())
     except OSError:
         return False
+
+
+def _alive(pid: str) -> bool:
+    """Nobody waits for a process that was killed and could not say so; an empty file: who knows."""
+    if not pid.isdigit() or os.name != "posix":  # elsewhere to ask is to end it
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _start(*arguments: str) -> subprocess.Popen[bytes] | None:

@@ -41,6 +41,20 @@ def test_a_reader_that_has_left_is_no_error(call, model):
 
 
 @POSIX
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&-"])
+def test_a_stream_that_was_closed_before_is_no_error(closed, model):
+    # Python's stdout is None then: a text's first letter ended in an AttributeError
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+    ran = subprocess.run(
+        [*shell, *TINYMOE, "generate", "Hello", "--model", model],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+@POSIX
 def test_ctrl_c_ends_with_130_and_no_traceback(model):
     # sixty-four long answers in float64 take seconds, the signal comes with the first letter
     process = subprocess.Popen(

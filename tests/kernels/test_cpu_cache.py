@@ -140,6 +140,23 @@ def test_work_that_another_has_claimed_is_left_to_it_but_not_for_ever(folder: Pa
     assert not busy.exists()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere nobody can ask for a process")
+def test_work_that_a_process_claimed_and_was_killed_is_taken_up_at_once(folder: Path) -> None:
+    # one that had no memory left, or a container that was stopped: the next start took a minute
+    killed = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    kernel = add_one()
+    folder.mkdir(parents=True)
+    busy = folder / f"{kernel.file}.busy"
+    busy.write_text(str(killed.pid))
+    assert ready._claimed(busy)
+    with killed:
+        killed.kill()
+    assert not ready._claimed(busy)
+    ready.compile_all([kernel])
+    assert run(kernel) == 7
+    assert not busy.exists()
+
+
 def test_several_processes_share_the_work(folder: Path) -> None:
     # of which one compiles what the other wants
     names = ["threads.follow", "threads.lead"]

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -79,7 +80,13 @@ def print_json(value: Any) -> None:
 
 
 def be_safe_with_text() -> None:
-    """A letter that a terminal's encoding lacks shows as ?, and stops nothing."""
+    """A letter that a terminal's encoding lacks shows as ?, and stops nothing.
+
+    Nor does a stream that is not there, of a program that was started without (`>&-`).
+    """
+    nothing = Path(os.devnull)
+    sys.stdout = sys.stdout or nothing.open("w")
+    sys.stderr = sys.stderr or nothing.open("w")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
