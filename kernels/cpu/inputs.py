@@ -26,7 +26,7 @@ from tinymoe.kernels.cpu.batch import TOKENS
 from tinymoe.kernels.cpu.coded_rows import quantised_rows, row_bytes
 from tinymoe.kernels.cpu.codes import rounding_of
 from tinymoe.kernels.cpu.fixed import FOUR_BITS, multiply_fixed
-from tinymoe.kernels.cpu.linear import tiles_of
+from tinymoe.kernels.cpu.linear import FIXED, tiles_of
 from tinymoe.kernels.cpu.packed import Inputs, Packed
 from tinymoe.kernels.cpu.w4a4 import multiply_codes
 from tinymoe.model.on_demand import OnDemand
@@ -106,22 +106,38 @@ def given(
     per_token: int = 1,
     shared: int = 1,
     ids: Array | None = None,
+    ready: bool = False,
 ) -> dict[str, Any]:
     """x and a weight as the arguments of `linear` and `experts`; before it, what x must become.
 
     count, rows: as `linear` has them, of x with `per_token` rows a token. Codes alone: `shared`
     rows of the result are made of one of x, so that each has its expert's scale; ids: the expert of
-    each row.
+    each row. ready: x is in fixed point as it comes, see `between`.
     """
     if weight.inputs is not None:
         x = _quantised_rows(plan, x, weight, per_token * shared, shared, ids)
         multiply_it = multiply_codes(weight.form.name)
     elif in_fixed_point(weight.form.name, plan.numerics):
-        x = _fixed_rows(plan, x, weight, count, rows, per_token)
+        if not ready:
+            x = _fixed_rows(plan, x, weight, count, rows, per_token)
         multiply_it = multiply_fixed(weight.form.name)
     else:
         return {"x": x, "x_stride": x.shape[1], **tiles_of(weight)}
     return {"x": x, "x_stride": x.shape[1], **tiles_of(weight), "multiply": multiply_it}
+
+
+def between(
+    plan: Plan, gate_up: Packed, down: Packed, per_token: int = 1
+) -> tuple[Array, int, bool]:
+    """Rows for what lies between two products, a flag for the kind of the first, and `ready`.
+
+    What the second takes in fixed point the first leaves so: a pair of its rows makes a block.
+    """
+    fixed = down.inputs is None and in_fixed_point(down.form.name, plan.numerics)
+    if fixed and down.padded // fixed_rows.BLOCK == gate_up.pairs:
+        size = fixed_rows.row_bytes(down.padded)
+        return plan.buffers.rows("hidden_fixed", size // 4, per_token), FIXED, True
+    return plan.buffers.rows("hidden", down.columns, per_token), 0, False
 
 
 def _quantised_rows(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinymoe.kernels.cpu.batch import own, share, share_tokens, word
+from tinymoe.kernels.cpu.batch import TOKENS, own, share, share_tokens, word
+from tinymoe.kernels.cpu.fixed_rows import DIGITS, FEW, WORDS, code_block
 from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, call_helper, inlined, kernel, part
 from tinymoe.kernels.cpu.maths import sigmoid, silu
 from tinymoe.kernels.cpu.multiply import SCRATCH, multiply
@@ -23,6 +24,7 @@ from tinymoe.kernels.cpu.simd import (
 )
 
 PLAIN, SWIGLU, CLAMPED = 0, 1, 2  # what is made of a pair's sums
+FIXED = 4  # with SWIGLU or CLAMPED: rows of out are in fixed point, `pairs` blocks of them
 AT_ONCE = 128  # tokens whose sums a thread holds: 16 KB
 OWN_WORDS = SCRATCH // 8 + AT_ONCE + AT_ONCE * 32 // 2  # of a thread's memory: unpacked columns,
 # addresses of x, sums
@@ -42,7 +44,7 @@ def _scaled(sums, scales, bias, place):
 @inlined
 def _activated(gate, up, kind, limit, alpha):
     """silu(gate) * up, or gpt-oss's clamped form; see `model.experts.swiglu`."""
-    if kind == SWIGLU:
+    if kind & SWIGLU:
         return silu(gate) * up
     gate = least(gate, splat(limit))
     up = most(least(up, splat(limit)), splat(-limit))
@@ -55,6 +57,20 @@ def _gated(sums, scales, bias, pair, kind, limit, alpha, rounding):
     gate = kept(_scaled(sums, scales, bias, 32 * pair), rounding)
     up = kept(_scaled(sums + 64, scales, bias, 32 * pair + 16), rounding)
     return kept(_activated(gate, up, kind, limit, alpha), rounding)
+
+
+@inlined
+def _put(v, to, pair, pairs, kind, both):
+    """A pair's 16 activations: as float32, or as the next product takes them, see `fixed_rows`.
+
+    both: the digits, for few tokens, and q.
+    """
+    if kind & FIXED:
+        words = to + DIGITS * pairs
+        at = words + WORDS * pair if both else 0
+        code_block(v, to + DIGITS * pair, at, words + WORDS * pairs + 8 * pair)
+    else:
+        store(to + 64 * pair, v)
 
 
 @inlined
@@ -105,7 +121,7 @@ def linear_by_token(args: Any, batch: Any, thread: Any, threads: Any) -> None:
 @part
 def _linear(args, batch, thread, begin, end, first, last):
     """Rows begin .. end - 1 of those listed, times pairs first .. last - 1."""
-    (x, x_stride, _, rows_word, weight, pair_bytes, _, columns, scales, bias,
+    (x, x_stride, _, rows_word, weight, pair_bytes, pairs, columns, scales, bias,
      out, out_stride, residual, part, factor, kind, rounding,
      multiply_it) = arguments(args, 18)  # fmt: skip
     scratch = own(batch, thread)
@@ -131,7 +147,7 @@ def _linear(args, batch, thread, begin, end, first, last):
                         store(to + 4 * place, v)
                 else:
                     v = _gated(own_sums, scales, bias, pair, kind, 0.0, 0.0, rounding)
-                    store(to + 64 * pair, v)
+                    _put(v, to, pair, pairs, kind, word(batch, TOKENS) > FEW)
 
 
 @kernel(
@@ -148,7 +164,7 @@ def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
      out, out_stride, kind, limit, alpha, rounding, multiply_it) = arguments(args, 19)  # fmt: skip
     scratch = own(batch, thread)
     starts, sums = scratch + SCRATCH, scratch + SCRATCH + 8 * AT_ONCE
-    turn = 0
+    turn, slots = 0, i64_at(offsets + 8 * count)
     for expert in range(count):
         begin, end = i64_at(offsets + 8 * expert), i64_at(offsets + 8 * expert + 8)
         their_scales = scales + 128 * pairs * expert if scales else 0
@@ -179,7 +195,7 @@ def experts(args: Any, batch: Any, thread: Any, threads: Any) -> None:
                             own_sums, their_scales, their_bias, pair, kind,
                             f64_of(limit), f64_of(alpha), rounding,
                         )  # fmt: skip
-                        store(to + 64 * pair, v)
+                        _put(v, to, pair, pairs, kind, slots > FEW)
 
 
 def tiles_of(weight: Packed) -> dict[str, Any]:

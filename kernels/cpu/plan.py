@@ -27,7 +27,7 @@ from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu import routing, top1
 from tinymoe.kernels.cpu.batch import Header
 from tinymoe.kernels.cpu.buffers import Buffers
-from tinymoe.kernels.cpu.inputs import given
+from tinymoe.kernels.cpu.inputs import between, given
 from tinymoe.kernels.cpu.multiply import UNSCALED, multiply
 from tinymoe.kernels.cpu.norm import rmsnorm
 from tinymoe.kernels.cpu.pack import Packed
@@ -203,12 +203,13 @@ class Plan:
         count: int = header.TOKENS,
         rows: int = 0,
         by_token: bool = False,
+        ready: bool = False,
     ) -> None:
         """out = x times a matrix; with `residual`, that plus so much times the residual factor.
 
-        by_token: threads share tokens rather than the matrix.
+        by_token: threads share tokens rather than the matrix. ready: see `inputs.given`.
         """
-        entering = given(self, x, weight, count=count, rows=rows)
+        entering = given(self, x, weight, count=count, rows=rows, ready=ready)
         if by_token and weight.rows <= LANES and weight.form.name in UNSCALED:
             entering["multiply"] = multiply(weight.form.name, narrow=True)
         self._head = entering  # of the last product
@@ -240,10 +241,10 @@ class Plan:
         name, width = f"layers.{layer}", self.width
         normed = self.norm(x, params.norm, f"{name}.mlp.norm")
         self.tap(f"{name}.mlp.norm", normed, width)
-        hidden = self.buffers.rows("hidden", params.down.columns)
+        hidden, flag, ready = between(self, params.gate_up, params.down)
         out, part = self.sum_of(name, "out"), self.part_of(f"{name}.mlp.out")
-        self.product(normed, params.gate_up, hidden, kind=product.SWIGLU)
-        self.product(hidden, params.down, out, residual=x, part=part)
+        self.product(normed, params.gate_up, hidden, kind=product.SWIGLU | flag)
+        self.product(hidden, params.down, out, residual=x, part=part, ready=ready)
         if part is not None:
             self.tap(f"{name}.mlp.out", part, width)
         self.tap(f"{name}.out", out, width)

@@ -10,7 +10,7 @@ from tinymoe.core import Array, RouterCard
 from tinymoe.kernels.cpu import linear as product
 from tinymoe.kernels.cpu import routing
 from tinymoe.kernels.cpu.batch import ALONE
-from tinymoe.kernels.cpu.inputs import given
+from tinymoe.kernels.cpu.inputs import between, given
 from tinymoe.kernels.cpu.residual import combine
 from tinymoe.kernels.cpu.weights import Moe, Shared
 
@@ -133,7 +133,7 @@ def _experts(
     scale of its own, once for each; what is between the two products once for each slot.
     """
     card, top_k = plan.config.experts, plan.config.router.top_k
-    hidden = plan.buffers.rows("experts_hidden", params.down.columns, top_k)
+    hidden, flag, ready = between(plan, params.gate_up, params.down, top_k)
     rows = plan.buffers.rows(f"{name}/expert_out", plan.width, top_k)
     clamped = card.activation != "swiglu"
     common = {
@@ -163,12 +163,12 @@ def _experts(
         bias=params.gate_up_bias,
         out=hidden,
         out_stride=hidden.shape[1],
-        kind=product.CLAMPED if clamped else product.SWIGLU,
+        kind=(product.CLAMPED if clamped else product.SWIGLU) | flag,
         **common,
     )
     plan.program.add(
         product.experts,
-        **given(plan, hidden, params.down, per_token=top_k, ids=ids),
+        **given(plan, hidden, params.down, per_token=top_k, ids=ids, ready=ready),
         top_k=0,
         bias=params.down_bias,
         out=rows,
@@ -185,10 +185,10 @@ def _shared(
     """The shared expert's output (T, H), and its gate's logit, (T, 1), where it has one."""
     if params is None:
         return None, None
-    hidden = plan.buffers.rows("hidden", params.down.columns)
+    hidden, flag, ready = between(plan, params.gate_up, params.down)
     out = plan.buffers.rows(f"{name}/shared", plan.width)
-    plan.product(normed, params.gate_up, hidden, kind=product.SWIGLU)
-    plan.product(hidden, params.down, out)
+    plan.product(normed, params.gate_up, hidden, kind=product.SWIGLU | flag)
+    plan.product(hidden, params.down, out, ready=ready)
     if params.gate is None:
         return out, None
     gate = plan.buffers.rows(f"{name}/shared_gate", 1)
