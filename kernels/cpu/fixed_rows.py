@@ -100,6 +100,14 @@ def code_block(v, to, words, more):
     put_i32(more + 8, (exponent - _BITS) << _EXPONENT if finite else NAN)
 
 
+@inlined
+def put_block(v, row, blocks, b, both):
+    """16 numbers as block b of a row of so many; both: q as well as the digits."""
+    words = row + blocks * DIGITS
+    at = words + WORDS * b if both else 0
+    code_block(v, row + DIGITS * b, at, words + blocks * WORDS + TERM * b)
+
+
 FIELDS = "x x_stride count rows per_token columns blocks out out_bytes"
 
 
@@ -137,11 +145,8 @@ def _code_blocks(args, batch, first, last):
         first += stop - b
         if rows:
             row = i64_at(rows + 8 * row)
-        from_, digits = x + 4 * x_stride * row, out + out_bytes * row
-        words = digits + blocks * DIGITS
-        more = words + blocks * WORDS
+        from_, to = x + 4 * x_stride * row, out + out_bytes * row
         while b < stop:
             v = piece(from_ + 4 * BLOCK * b, columns - BLOCK * b)
-            place = words + WORDS * b if both else 0
-            code_block(v, digits + DIGITS * b, place, more + TERM * b)
+            put_block(v, to, blocks, b, both)
             b += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinymoe.kernels.cpu.batch import TOKENS, own, share, share_tokens, word
-from tinymoe.kernels.cpu.fixed_rows import DIGITS, FEW, WORDS, code_block
+from tinymoe.kernels.cpu.fixed_rows import FEW, put_block
 from tinymoe.kernels.cpu.kernel import ALWAYS, arguments, call_helper, inlined, kernel, part
 from tinymoe.kernels.cpu.maths import sigmoid, silu
 from tinymoe.kernels.cpu.multiply import SCRATCH, multiply
@@ -66,9 +66,7 @@ def _put(v, to, pair, pairs, kind, both):
     both: the digits, for few tokens, and q.
     """
     if kind & FIXED:
-        words = to + DIGITS * pairs
-        at = words + WORDS * pair if both else 0
-        code_block(v, to + DIGITS * pair, at, words + WORDS * pairs + 8 * pair)
+        put_block(v, to, pairs, pair, both)
     else:
         store(to + 64 * pair, v)
 
