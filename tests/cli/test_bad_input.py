@@ -42,7 +42,7 @@ GENERATE = {
     "empty stop": (("hi", "--stop", "", "--model", "{model}"), "stop"),
     "logprobs of more than all": (("hi", "--logprobs", "345", "--model", "{model}"), "344"),
     "numerics": (("hi", "--numerics", "fp16", "--model", "{model}"), "exact, fp32, bf16"),
-    "backend": (("hi", "--backend", "abacus", "--model", "{model}"), "backend"),
+    "backend": (("hi", "--backend", "abacus", "--model", "{model}"), "of 'auto', 'numpy'"),
     "system alone": (("hi", "--system", "x", "--model", "{model}"), "--chat"),
     "chat with ids": (("--chat", "--ids", "5", "--model", "{model}"), "token ids"),
     "no template": (("--chat", "hi", "--model", "{tmp}/plain"), "chat template"),

@@ -130,6 +130,7 @@ def test_a_shape_of_a_kind_has_what_the_kind_costs(name: str) -> None:
         ({"shape": "small", "batches": (1, 0)}, "--batch must be at least 1, got 0"),
         ({"shape": "small", "batches": (2, 2)}, "twice"),
         ({"shape": "small", "prompt": 0}, "--prompt must be at least 1, got 0"),
+        ({"shape": "small", "threads": 0}, "--threads must be at least 1, got 0"),
         ({"shape": "small", "prompt": 4090, "tokens": 7}, "4097 positions, the model has 4096"),
         ({"shape": "small", "tokens": 1}, "--tokens must be at least 2, got 1"),
         ({"shape": "small", "repeats": 0}, "--repeats must be at least 1, got 0"),

@@ -32,7 +32,7 @@ def choose(
     Asked for by name, a backend is taken as it is.
     """
     if backend != AUTO:
-        return backend
+        return known(backend)
     if threads is not None or repack_cache:
         return "numba"
     if numerics not in COMPILED or memory is not None:
@@ -42,6 +42,16 @@ def choose(
     if not ready.is_ready():
         _say(f"computing with NumPy; {_begun()}")
     return "numba" if ready_now(model, numerics, positions) else "numpy"
+
+
+def known(backend: str) -> str:
+    """The same, or TinymoeError, which names `auto` as well."""
+    from tinymoe.kernels import BACKENDS
+
+    if backend not in BACKENDS:
+        wanted = ", ".join(map(repr, (AUTO, *BACKENDS)))
+        raise TinymoeError(f"unknown backend {backend!r}: expected one of {wanted}")
+    return backend
 
 
 def _begun() -> str:

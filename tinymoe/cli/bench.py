@@ -222,7 +222,7 @@ def bench(
 def _backend(backend: str, model: Path | None, shape: str | None, numerics: str) -> str:
     """What `auto` means: kernels are waited for, since what is measured shall be what is used."""
     if backend != backends.AUTO:
-        return backend
+        return backends.known(backend)
     from tinymoe.measure.setup import Settings, compiled_kernels_cover, model_config
 
     folder = None if model is None else str(model)

@@ -85,6 +85,7 @@ def check(settings: Settings) -> ModelConfig:
     counts = {"--prompt": settings.prompt, "--repeats": settings.repeats}
     counts |= {"--warmup": settings.warmup}  # one run before the clock counts, always
     counts |= {"--batch": min(settings.batches, default=0)}
+    counts |= {"--threads": 1 if settings.threads is None else settings.threads}
     for option, value in counts.items():
         if value < 1:
             raise TinymoeError(f"{option} must be at least 1, got {value}")
