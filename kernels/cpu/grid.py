@@ -10,7 +10,7 @@ A context comes from memory once a step, and a CPU does not guess past a page wh
 for each line of keys that is computed with, a line of their values is asked for, and for each line
 of values one of the next span's keys, or, of each pair, the first: there is always something under
 way. Of keys, which lie forward, the CPU then finds the second by itself, and has not as many
-requests to wait for: 5 to 9 % less time of a context of 32,768. Of values, of which a head's parts
+requests to wait for: 1 to 9 % less time of a context of 32,768. Of values, of which a head's parts
 are read in turns, it does not: all lines have to be asked for.
 """
 
