@@ -46,14 +46,14 @@ class Stamped:
 
     def __init__(self, program: Program) -> None:
         self.names = list(program.names)
-        self._stamps: Array = np.zeros(len(self.names) + 1, np.int64)
+        self.ticks: Array = np.zeros(len(self.names) + 1, np.int64)  # the first: when it began
         self.program = Program()
-        self.program.add(stamp, to=self._stamps[:1])
+        self.program.add(stamp, to=self.ticks[:1])
         for number, (kernel_, named) in enumerate(program.instructions, 1):
             self.program.add(kernel_, **named)
-            self.program.add(stamp, to=self._stamps[number : number + 1])
+            self.program.add(stamp, to=self.ticks[number : number + 1])
 
     def shares(self) -> list[tuple[str, float]]:
         """Of each instruction, in the last run: its name, and its part of the time of all."""
-        taken = np.diff(self._stamps)
+        taken = np.diff(self.ticks)
         return list(zip(self.names, (taken / max(1, taken.sum())).tolist(), strict=True))
