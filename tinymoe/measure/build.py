@@ -17,7 +17,6 @@ from tinymoe.checkpoint import Checkpoint
 from tinymoe.core import ModelConfig, Numerics, TinymoeError
 from tinymoe.families import read_config
 from tinymoe.kernels import ops
-from tinymoe.kernels.cpu.inputs import in_fixed_point
 from tinymoe.measure.by_op import by_op
 from tinymoe.measure.compiled import compiled
 from tinymoe.measure.counts import Counts
@@ -109,6 +108,9 @@ def build(
     subject = source.subject(pick_numerics(numerics))
     counts, count = Counts.of(subject.params), threads or default_threads(backend)
     if backend == "numba":  # lays out the weights of a whole model for itself, in the format
+        # here, for every start imports this file: LLVM would make it 0.05 s longer
+        from tinymoe.kernels.cpu.inputs import in_fixed_point
+
         made, by_kernel = compiled(subject, counts, form, count)
         whole = in_fixed_point(form, subject.numerics)
         return Built(made, counts, form, backend, count, by_kernel, whole)
