@@ -32,6 +32,8 @@ from tinymoe.measure.statistics import latencies, percentile, summary
 from tinymoe.measure.traffic import step_bytes, weight_bytes
 from tinymoe.model.ops import DEFINITION
 
+from .tiny_contest import Ticks
+
 pytestmark = pytest.mark.definition
 
 FP32 = NUMERICS["fp32"]
@@ -166,17 +168,6 @@ def test_distinct_experts_of_decode_steps() -> None:
         count("layers.0.router.ids", np.array(ids))
         count("layers.0.router.logits", np.zeros((9, 9)))
     assert count.per_decode_step(moe_layers=2) == [2.0, 3.0]  # (2 + 2) / 2, (4 + 2) / 2
-
-
-class Ticks:
-    """A clock that is one second later each time somebody looks."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 1.0
-        return self.now
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from tinymoe.measure.setup import Settings, check
 from tinymoe.measure.shapes import SHAPES, parameters, shape
 from tinymoe.oracle.trace import trace
 
+from .tiny_contest import Ticks
+
 pytestmark = pytest.mark.definition
 
 FP32 = NUMERICS["fp32"]
@@ -27,17 +29,6 @@ TINY = shape(
     moe_intermediate=16, vocab=64, tied=False, positions=64, head_dim=16,
 )  # fmt: skip
 QWEN = Path(__file__).parents[1] / "vectors" / "parity" / "qwen3_moe"
-
-
-class Ticks:
-    """A clock that is one second later each time somebody looks."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 1.0
-        return self.now
 
 
 # ------------------------------------------------------------------------------- random models
